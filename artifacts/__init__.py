@@ -1,0 +1,1 @@
+"""Errors, digests, the store, manifests and streamed tensors: the floor that everything else stands on."""

@@ -1,0 +1,150 @@
+"""The contract of a stage, and the registry that finds stages by name.
+
+A stage is one function with typed parameters::
+
+    @stage("quantize.rtn", params=RtnParams, inputs={"model": ("checkpoint",)}, output="quantized-checkpoint",
+           version=1, determinism="bitwise", tools=("numpy",), summary="Round to nearest ...")
+    def run(context: Context[RtnParams]) -> Result: ...
+
+The module that defines a stage is imported while planning, so it imports nothing heavy at its top.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from ..artifacts.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from ..artifacts.manifest import Artifact
+    from ..artifacts.outbox import Outbox
+
+P = TypeVar("P")
+Determinism = Literal["bitwise", "seeded", "nondeterministic"]
+Progress = Callable[[int, int, str], None]
+
+BUILTIN: Mapping[str, str] = {
+    "load": "ingot.stages.load.stage",
+    "quantize.rtn": "ingot.stages.quantize.rtn",
+    "quantize.dynamic": "ingot.stages.quantize.dynamic",
+    "export.onnx": "ingot.stages.export.onnx.stage",
+    "validate.reference": "ingot.stages.validate.reference",
+    "validate.quality": "ingot.stages.validate.quality",
+    "validate.cost": "ingot.stages.validate.cost",
+}
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something a stage needs that may be missing here; ``fix`` is the command that brings it."""
+
+    name: str
+    met: bool
+    fix: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage says of its output.
+
+    facts: identity; deterministic, no time and no host (they enter the artifact's digest).  observed: what
+    may differ between two equal runs (seconds a layer, say); kept in the action record.
+    """
+
+    facts: Mapping[str, object]
+    observed: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context(Generic[P]):
+    """What a running stage is given.
+
+    inputs: artifacts by input name.  output: where the payload is written.  job: a scratch directory that
+    survives a kill and is found again by the next run of the same key.  progress(done, total, what).
+    note(text): a remedy or a fallback that the report must state.
+    """
+
+    params: P
+    inputs: Mapping[str, Artifact]
+    output: Outbox
+    job: Path
+    seed: int
+    threads: int
+    progress: Progress
+    note: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage(Generic[P]):
+    """A kind of step. ``inputs`` maps an input's name to the artifact kinds it takes."""
+
+    name: str
+    params: type[P]
+    inputs: Mapping[str, tuple[str, ...]]
+    output: str
+    version: int
+    determinism: Determinism
+    tools: tuple[str, ...]
+    summary: str
+    run: Callable[[Context[P]], Result]
+    module: str
+    host_bound: bool = False
+    requires: Callable[[P], tuple[Requirement, ...]] | None = None
+
+
+def stage(
+    name: str,
+    *,
+    params: type[P],
+    inputs: Mapping[str, tuple[str, ...]],
+    output: str,
+    version: int,
+    determinism: Determinism,
+    tools: tuple[str, ...],
+    summary: str,
+    host_bound: bool = False,
+    requires: Callable[[P], tuple[Requirement, ...]] | None = None,
+) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
+    """Makes a :class:`Stage` of the function below it.
+
+    tools: distributions whose versions enter the key.  host_bound: the output depends on this very machine,
+    so the host's fingerprint enters the key.  requires: what must be present, asked at plan time.
+    """
+
+    def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
+        return Stage(
+            name, params, inputs, output, version, determinism, tools, summary,
+            function, function.__module__, host_bound, requires,
+        )  # fmt: skip
+
+    return wrap
+
+
+def names() -> tuple[str, ...]:
+    """The names of all stages, built in and registered by entry points (group `ingot.stages`)."""
+    return tuple(sorted({*BUILTIN, *(point.name for point in _entry_points())}))
+
+
+def get(name: str) -> Stage[Any]:
+    """The stage called ``name``; raises RecipeError with the nearest name when there is none."""
+    if name in BUILTIN:
+        found = importlib.import_module(BUILTIN[name]).run
+    else:
+        points = {point.name: point for point in _entry_points()}
+        if name not in points:
+            guess = nearest(name, names())
+            fix = f"did you mean {guess}?" if guess else f"stages are {', '.join(names())}"
+            raise RecipeError(f"there is no stage {name!r}", fix=fix)
+        found = points[name].load()
+    if not isinstance(found, Stage) or found.name != name:
+        raise RecipeError(f"stage {name!r} is registered, but its module does not define it")
+    return found
+
+
+def _entry_points() -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group="ingot.stages")

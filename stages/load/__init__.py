@@ -1,0 +1,1 @@
+"""Checkpoint sources: intake checks, hub downloads and the `load` stage."""

@@ -1,0 +1,1 @@
+"""What every stage knows about models, once: families, checkpoints, the quantized form, token windows."""

@@ -1,0 +1,1 @@
+"""Quantization stages: checkpoint in, the one quantized form out."""

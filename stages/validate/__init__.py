@@ -1,0 +1,1 @@
+"""Validation stages: quality and cost of an artifact against the unmodified model."""

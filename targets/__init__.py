@@ -1,0 +1,1 @@
+"""Target profiles, the probe of this host, and the runtimes that open and run artifacts."""

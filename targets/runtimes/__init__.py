@@ -1,0 +1,1 @@
+"""How an artifact is opened and run: one file a runtime."""

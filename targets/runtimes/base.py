@@ -1,0 +1,78 @@
+"""What every runtime offers: an artifact opened as a session that computes, steps and generates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Ids = npt.NDArray[np.int64]
+    Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What an opened artifact is: its task, its shape, and what runs it.
+
+    task: `causal-lm` or `encoder`.  context: the longest sequence, in tokens.
+    """
+
+    task: str
+    layers: int
+    hidden: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context: int
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    pad_id: int | None
+    runtime: str
+    runtime_version: str
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Past keys and values by graph input name, each float32 [batch, kv_heads, past, head_dim]."""
+
+    tensors: Mapping[str, Floats]
+    length: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; temperature 0 is greedy, top_k 0 and top_p 1 do not restrict."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Session(Protocol):
+    """An artifact ready to run. Arrays are numpy; ids int64, results float32."""
+
+    @property
+    def info(self) -> SessionInfo:
+        """What was opened."""
+
+    def logits(self, input_ids: Ids, attention_mask: Ids | None = None) -> Floats:
+        """Input [batch, sequence] → logits [batch, sequence, vocabulary]; encoders give the last hidden
+        state [batch, sequence, hidden]. Positions count from the first unmasked token.
+        """
+
+    def step(
+        self, input_ids: Ids, attention_mask: Ids | None = None, past: Cache | None = None
+    ) -> tuple[Floats, Cache]:
+        """Like logits, with a cache: input [batch, new], mask [batch, past + new] → logits and new cache."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        """New token ids for each prompt; prompts of different length are padded on the left."""
+
+    def close(self) -> None:
+        """Frees the runtime's memory; the session cannot be used afterwards."""
