@@ -1,0 +1,160 @@
+"""The graph of a run: frozen nodes with typed edges, in an order in which they can run, and the leaves of each target.
+
+Nothing here knows recipes or profiles (see `assemble.py`), and nothing here touches the store (see `plan.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ..artifacts.errors import RecipeError, nearest
+from ..stages import base
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage with its parameters at one place in a graph.
+
+    name: such as ``quantize@cpu``.  stage: a stage's name, such as ``quantize.rtn``.  params: an instance of
+    that stage's parameter class; file parameters are absolute paths.  inputs: input name → node name.
+    target: the target it belongs to, or None for what several share.  reason: why it is in the graph.
+    origins: parameter → where its value was written; a parameter that is missing there has its default.
+    """
+
+    name: str
+    stage: str
+    params: object
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
+    reason: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+    def same_work(self, other: Node) -> bool:
+        """Whether the two would compute the same thing, whatever they are called."""
+        return (self.stage, self.params, dict(self.inputs), self.seed) == (
+            other.stage, other.params, dict(other.inputs), other.seed,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GateRule:
+    """One bound on a metric: ``rule`` is max, min, max_increase or max_decrease; origin: who asked for it."""
+
+    metric: str
+    rule: str
+    limit: float | str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Where a target's branch ends: the nodes whose outputs are delivered and judged.
+
+    artifact: the node whose output is shipped.  quality, cost: the nodes that measure it.  profile: the
+    profile's name.  notes: what the report must say of this target.
+    """
+
+    target: str
+    profile: str
+    artifact: str
+    quality: str
+    cost: str
+    gates: tuple[GateRule, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The leaf nodes, artifact first."""
+        return self.artifact, self.quality, self.cost
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order, a leaf for each target, and the other names that shared nodes go by."""
+
+    nodes: Mapping[str, Node]
+    targets: Mapping[str, Leaf]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def node(self, name: str) -> Node:
+        """The node of that name or alias; raises RecipeError with the nearest name when there is none."""
+        name = self.aliases.get(name, name)
+        if name not in self.nodes:
+            names = (*self.nodes, *self.aliases)
+            guess = nearest(name, names)
+            fix = f"did you mean {guess}?" if guess else f"nodes are {', '.join(names)}"
+            raise RecipeError(f"there is no node {name!r} in this graph", fix=fix)
+        return self.nodes[name]
+
+    def consumers(self, name: str) -> tuple[str, ...]:
+        """The names of the nodes that take ``name``'s output."""
+        return tuple(node.name for node in self.nodes.values() if name in node.inputs.values())
+
+
+class Builder:
+    """Collects nodes; equal work is kept once, and every edge is checked as it is added."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Node] = {}
+        self._aliases: dict[str, str] = {}
+
+    def add(self, node: Node) -> str:
+        """Adds ``node``, or finds the node that already does its work; the name under which it is found.
+
+        Nodes are added after what they take, so insertion order is a topological order. Raises RecipeError
+        for an input that the stage does not have, one that is missing, or one of the wrong kind.
+        """
+        for known in self._nodes.values():
+            if known.same_work(node):
+                if known.name != node.name:
+                    self._aliases[node.name] = known.name
+                return known.name
+        if node.name in self._nodes:
+            raise RecipeError(f"two different nodes are both called {node.name!r}")
+        self._check_edges(node)
+        self._nodes[node.name] = node
+        return node.name
+
+    def taken(self, name: str) -> bool:
+        """Whether a node of that name exists."""
+        return name in self._nodes
+
+    def output_kind(self, name: str) -> str:
+        """The artifact kind that the node called ``name`` makes."""
+        return base.get(self._nodes[name].stage).output
+
+    def graph(self, targets: Sequence[Leaf], notes: Sequence[str] = ()) -> Graph:
+        """The finished, frozen graph."""
+        return Graph(
+            MappingProxyType(dict(self._nodes)),
+            MappingProxyType({leaf.target: leaf for leaf in targets}),
+            MappingProxyType(dict(self._aliases)),
+            tuple(notes),
+        )
+
+    def _check_edges(self, node: Node) -> None:
+        stage = base.get(node.stage)
+        for name in node.inputs:
+            if name not in stage.inputs:
+                raise RecipeError(
+                    f"{node.name}: stage {stage.name} has no input {name!r}",
+                    fix=f"its inputs are {', '.join(stage.inputs) or 'none'}",
+                )
+        for name, kinds in stage.inputs.items():
+            if name not in node.inputs:
+                raise RecipeError(f"{node.name}: stage {stage.name} needs the input {name!r}")
+            source = node.inputs[name]
+            if source not in self._nodes:
+                raise RecipeError(f"{node.name}: its input {name!r} comes from {source!r}, which is not in the graph")
+            kind = self.output_kind(source)
+            if kind not in kinds:
+                raise RecipeError(
+                    f"{node.name}: stage {stage.name} takes {' or '.join(kinds)} as {name!r}, "
+                    f"but {source} ({self._nodes[source].stage}) makes {kind}",
+                )
