@@ -1,0 +1,172 @@
+"""Shared fixtures: tiny random checkpoints made by transformers, with real tokenizers, and an empty store."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+if TYPE_CHECKING:
+    import tokenizers
+    import torch
+    from ingot.artifacts.store import Store
+
+VOCABULARY = 320
+CONTEXT = 128
+SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
+BOS, EOS, PAD = 0, 1, 2
+
+TRAINING_TEXT = (
+    "The river ran past the old mill and the miller's house, and the road ran with the river to the town. ",
+    "In the town there was a market, and in the market there was a smith who made nails, hooks and hinges. ",
+    "She sold the hinges to the miller, who hung the doors of the mill on them and shut them all winter. ",
+    "When the ice went out in April, the water rose 3 feet, then 4; naïve guests asked for a boat — too late! ",
+)
+
+SHAPE = {"vocab_size": VOCABULARY, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+DECODER = {
+    **SHAPE,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+}
+FAMILIES: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", {**DECODER, "tie_word_embeddings": False}),
+    "llama-tied": ("LlamaForCausalLM", "LlamaConfig", {**DECODER, "tie_word_embeddings": True}),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {**DECODER, "tie_word_embeddings": True}),
+    # A head dimension that is not hidden_size / heads, as in the released Qwen3 models.
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**DECODER, "head_dim": 32, "tie_word_embeddings": True}),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {**SHAPE, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT},
+    ),
+    "bert": (
+        "BertModel",
+        "BertConfig",
+        {
+            **SHAPE,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT,
+        },
+    ),
+}
+
+TinyCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> tokenizers.Tokenizer:
+    """A byte-level BPE with 320 tokens: 4 special ones, 256 bytes and 60 merges."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
+    assert tokenizer.get_vocab_size() == VOCABULARY
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: tokenizers.Tokenizer
+) -> TinyCheckpoint:
+    """A factory ``(family, dtype="float32", max_shard_size="50GB") -> directory``; made once a session.
+
+    family: llama, llama-tied, qwen2, qwen3, gpt2 or bert.  The directory is shared: copy it to change it.
+    """
+    made: dict[tuple[str, str, str], Path] = {}
+
+    def make(family: str, dtype: str = "float32", max_shard_size: str = "50GB") -> Path:
+        key = (family, dtype, max_shard_size)
+        if key not in made:
+            directory = tmp_path_factory.mktemp(family)
+            save_model(family, dtype, max_shard_size, directory)
+            save_tokenizer(family, tiny_tokenizer, directory)
+            made[key] = directory
+        return made[key]
+
+    return make
+
+
+def save_model(family: str, dtype: str, max_shard_size: str, directory: Path) -> None:
+    """Writes config.json, generation_config.json and safetensors; the weights depend on the family alone."""
+    import torch
+    import transformers
+
+    model_name, config_name, values = FAMILIES[family]
+    config = getattr(transformers, config_name)(**values)
+    model = getattr(transformers, model_name)(config)
+    randomize(model, seed=zlib.crc32(family.encode()))
+    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=max_shard_size)
+
+
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    """Weights large enough that predictions differ from token to token, and biases and norms that matter.
+
+    The initial values of transformers (standard deviation 0.02, biases 0, norms 1) give nearly uniform
+    predictions at this size and hide a dropped bias.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            if id(weight) in tables:
+                weight.copy_(noise * 0.4)
+            elif weight.ndim == 2:
+                weight.copy_(noise * 2.0 / min(weight.shape) ** 0.5)
+            elif name.endswith("bias"):
+                weight.copy_(noise * 0.1)
+            else:
+                weight.copy_(1.0 + noise * 0.2)
+
+
+def save_tokenizer(family: str, tokenizer: tokenizers.Tokenizer, directory: Path) -> None:
+    """Writes tokenizer.json and tokenizer_config.json; BERT's wraps a text in its two special tokens."""
+    import tokenizers
+    import transformers
+    from tokenizers import processors
+
+    own = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    special: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    if family == "bert":
+        own.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>",
+            pair="<s> $A </s> $B </s>",
+            special_tokens=[("<s>", BOS), ("</s>", EOS)],
+        )
+        special = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=own, model_max_length=CONTEXT, **special)
+    wrapped.save_pretrained(directory)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store of its own for each test."""
+    from ingot.artifacts.store import Store
+
+    return Store.open(tmp_path / "store")
