@@ -81,7 +81,10 @@ class Context(Generic[P]):
 
 @dataclass(frozen=True)
 class Stage(Generic[P]):
-    """A kind of step. ``inputs`` maps an input's name to the artifact kinds it takes."""
+    """A kind of step. ``inputs`` maps an input's name to the artifact kinds it takes.
+
+    exclusive: it measures time, so nothing else may run beside it.
+    """
 
     name: str
     params: type[P]
@@ -95,6 +98,7 @@ class Stage(Generic[P]):
     module: str
     host_bound: bool = False
     requires: Callable[[P], tuple[Requirement, ...]] | None = None
+    exclusive: bool = False
 
 
 def stage(
@@ -109,17 +113,19 @@ def stage(
     summary: str,
     host_bound: bool = False,
     requires: Callable[[P], tuple[Requirement, ...]] | None = None,
+    exclusive: bool = False,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
     tools: distributions whose versions enter the key.  host_bound: the output depends on this very machine,
     so the host's fingerprint enters the key.  requires: what must be present, asked at plan time.
+    exclusive: it measures time, so the scheduler runs nothing else beside it.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary,
-            function, function.__module__, host_bound, requires,
+            function, function.__module__, host_bound, requires, exclusive,
         )  # fmt: skip
 
     return wrap
