@@ -1,0 +1,140 @@
+"""What a network is, as a value: its shape, its pieces in order, and the tensor that plays each part.
+
+A family (llama.py, gpt2.py, bert.py) reads a config.json into an :class:`Architecture`; exporters, quantizers
+and loaders read the value and never the config. Nothing here imports numpy or a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["causal-lm", "encoder"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear map y = x W^T + b.
+
+    name: the weight's tensor, [out, in], or [in, out] where ``stored_in_out`` (GPT-2's Conv1D).
+    role: what it is in the layer, such as `q_proj` or `lm_head`.  layer: None outside the layers.
+    """
+
+    name: str
+    role: str
+    out_features: int
+    in_features: int
+    bias: str | None = None
+    layer: int | None = None
+    stored_in_out: bool = False
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalization over the last axis: tensor names of its scale and, if any, its shift."""
+
+    weight: str
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding (arXiv:2104.09864) in the half-split order.
+
+    dim: rotated features of a head.  kind: how the frequencies are scaled for longer contexts, with the
+    numbers that kind needs (factor, ...) in ``scaling``.
+    """
+
+    theta: float
+    dim: int
+    kind: Literal["default", "linear", "llama3"] = "default"
+    scaling: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention block.
+
+    inputs: the maps that give query, key and value: three, or one whose output holds them side by side.
+    scale: what the scores are multiplied by.  window: how many positions a query sees, itself included;
+    None for all.  query_norm, key_norm: normalizations of each head before its rotation.
+    """
+
+    inputs: tuple[Linear, ...]
+    output: Linear
+    scale: float
+    window: int | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """down(activation(up x)), or down(activation(gate x) * up x) where there is a gate."""
+
+    up: Linear
+    down: Linear
+    gate: Linear | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block; whether its norms stand before or after is the architecture's ``norm_first``."""
+
+    index: int
+    attention: Attention
+    attention_norm: Norm
+    feed_forward: FeedForward
+    feed_forward_norm: Norm
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of one of the known families.
+
+    hidden, heads, kv_heads, head_dim, vocabulary: sizes.  context: the longest sequence, in tokens.
+    norm: root mean square or layer normalization; norm_first: x + f(norm(x)), else norm(x + f(x)).
+    embedding, position_embedding, token_type_embedding: tensor names.  lm_head: name of the output head's
+    weight, None when it is the token embedding (``tied``) or when there is none.  ignored: shell patterns of
+    tensors that a checkpoint may hold and that this network does not use.
+    """
+
+    model_type: str
+    task: Task
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context: int
+    activation: Activation
+    norm: Literal["rms", "layer"]
+    norm_eps: float
+    norm_first: bool
+    embedding: str
+    layers: tuple[Layer, ...]
+    rope: Rope | None = None
+    position_embedding: str | None = None
+    token_type_embedding: str | None = None
+    embedding_norm: Norm | None = None
+    final_norm: Norm | None = None
+    head: Linear | None = None
+    tied: bool = False
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def lm_head(self) -> str | None:
+        """The tensor name of an output head of its own."""
+        return self.head.name if self.head else None
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """Every linear weight that may be quantized, in the order of computation."""
+        found: list[Linear] = []
+        for layer in self.layers:
+            forward = layer.feed_forward
+            gate = (forward.gate,) if forward.gate else ()
+            found += [*layer.attention.inputs, layer.attention.output, *gate, forward.up, forward.down]
+        return (*found, self.head) if self.head else tuple(found)
