@@ -1,6 +1,6 @@
-"""The graph of a run: frozen nodes with typed edges, in an order in which they can run, and the leaves of each target.
+"""The graph of a run: frozen nodes with typed edges, in an order they can run in, and each target's leaf.
 
-Nothing here knows recipes or profiles (see `assemble.py`), and nothing here touches the store (see `plan.py`).
+Nothing here knows recipes or profiles (see `assemble.py`), and nothing touches the store (see `plan.py`).
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ class Builder:
                 raise RecipeError(f"{node.name}: stage {stage.name} needs the input {name!r}")
             source = node.inputs[name]
             if source not in self._nodes:
-                raise RecipeError(f"{node.name}: its input {name!r} comes from {source!r}, which is not in the graph")
+                raise RecipeError(
+                    f"{node.name}: its input {name!r} comes from {source!r}, which is not in the graph"
+                )
             kind = self.output_kind(source)
             if kind not in kinds:
                 raise RecipeError(

@@ -1,17 +1,14 @@
-"""The plan: for each node of a graph its key and a decision, HIT, RUN, PENDING or BLOCKED, with the reason."""
+"""The plan: for each node of a graph its key and a decision (hit, run, pending, blocked) with the reason."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from ..artifacts.manifest import Action, Artifact
+from ..stages.base import Requirement
 from .graph import Graph
-
-if TYPE_CHECKING:
-    from ..artifacts.manifest import Action, Artifact
-    from ..stages.base import Requirement
 
 
 class State(StrEnum):

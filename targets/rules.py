@@ -1,0 +1,99 @@
+"""Rules of a profile: settings that hold under a condition on the source and the host, with the reason."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..artifacts.errors import RecipeError
+from ..artifacts.schema import build, param, unknown_name
+
+if TYPE_CHECKING:
+    from ..artifacts.yaml import KeyPath, Written
+
+Facts = Mapping[str, object]
+Tree = Mapping[str, Mapping[str, object]]
+
+CONDITIONS = (
+    "task", "architecture", "model_type", "parameters_above", "parameters_below", "int8_dot_product",
+)  # fmt: skip
+GATE_CONDITIONS = (*CONDITIONS, "weights")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value and who gave it. path: section and name, such as ``("quantize", "bits")``."""
+
+    path: tuple[str, ...]
+    value: object
+    origin: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings under a condition. when: see :func:`holds`; an empty one holds always.
+
+    because: the reason in a few words, empty for what a profile simply states.
+    """
+
+    when: Mapping[str, object]
+    settings: tuple[Setting, ...]
+    because: str = ""
+
+
+def holds(rule: Rule, facts: Facts) -> bool:
+    """Whether every condition holds: `X_above` and `X_below` compare numbers, a list offers alternatives."""
+    return all(_holds(name, wanted, facts) for name, wanted in rule.when.items())
+
+
+def _holds(name: str, wanted: object, facts: Facts) -> bool:
+    base, _, comparison = name.rpartition("_")
+    if comparison in ("above", "below"):
+        fact = facts[base]
+        if not isinstance(fact, int | float) or not isinstance(wanted, int | float):
+            raise RecipeError(f"{name} compares numbers: {fact!r} with {wanted!r}")
+        return fact > wanted if comparison == "above" else fact < wanted
+    return facts[name] in (wanted if isinstance(wanted, list) else [wanted])
+
+
+@dataclass(frozen=True)
+class RuleFields:
+    """One item of `rules:` or `gates:` as it is written."""
+
+    when: Mapping[str, object] = param(doc="conditions on the source and the host")
+    set: Mapping[str, object] = param(doc="section or metric → name → value")
+    because: str = param(doc="say why in a few words: plan and report print it")
+
+
+def read_rules(
+    written: Written, key: str, items: Sequence[Mapping[str, object]], conditions: Sequence[str], profile: str
+) -> Iterator[Rule]:
+    """The rules listed under ``key``; for gates, settings are put under the section `gates`.
+
+    Raises RecipeError for an unknown condition or a shape other than section → name → value.
+    """
+    for index, item in enumerate(items):
+        place = (key, index)
+        locate = functools.partial(written.where, *place)
+        fields = build(RuleFields, item, prefix=f"{key}[{index}]", locate=locate)
+        for name in fields.when:
+            if name not in conditions:
+                raise unknown_name(name, conditions, prefix="when", where=written.where(*place, "when", name))
+        prefix = ("gates",) if key == "gates" else ()
+        settings = tuple(read_settings(written, (*place, "set"), fields.set, prefix, profile))
+        yield Rule(dict(fields.when), settings, fields.because)
+
+
+def read_settings(
+    written: Written, at: KeyPath, tree: Mapping[str, object], prefix: tuple[str, ...], profile: str
+) -> Iterator[Setting]:
+    """Every section → name → value below ``at`` as a setting whose path starts with ``prefix``."""
+    for section, values in tree.items():
+        if not isinstance(values, Mapping):
+            what = f"{section}: {values!r} is not a mapping of names to values"
+            raise RecipeError(what, where=written.where(*at, section))
+        for name, value in values.items():
+            origin = f"profile {profile} ({written.where(*at, section, name)})"
+            yield Setting((*prefix, section, str(name)), value, origin)
