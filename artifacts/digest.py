@@ -42,4 +42,4 @@ def digest_stream(stream: BinaryIO) -> str:
 def digest_file(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
     with path.open("rb", buffering=0) as stream:
-        return digest_stream(stream)  # type: ignore[arg-type]
+        return digest_stream(stream)

@@ -8,10 +8,13 @@ import os
 import secrets
 import stat
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from .errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -24,21 +27,23 @@ def storage_error(error: OSError, where: Path) -> StoreError:
     place = str(where)
     if error.errno in NO_SPACE:
         return StoreError(
-            "no space left for the store",
+            "no space left on the disk",
             where=place,
-            fix="free disk space, run `ingot gc --max-size SIZE`, or name another disk with --store",
+            fix="free space there, shrink the store with `ingot gc --max-size SIZE`, or choose another disk",
         )
     if error.errno in READ_ONLY:
         return StoreError(
-            "the store cannot be written", where=place, fix="name a writable directory with --store or INGOT_STORE"
+            f"cannot write: {os.strerror(error.errno).lower()}",
+            where=place,
+            fix="choose a writable directory (--store or INGOT_STORE; --out for deliveries)",
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return StoreError(
-            "the store's path is not a directory", where=place, fix="name a directory with --store or INGOT_STORE"
+            "something else is in the way", where=place, fix="move it, or choose another directory"
         )
     if error.errno == errno.EFBIG:
-        return StoreError("a file is larger than this file system or its limits allow", where=place)
-    return StoreError(f"the store cannot be used: {error.strerror or error}", where=place)
+        return StoreError("a file is larger than the file system or its limits allow", where=place)
+    return StoreError(f"the disk refused: {error.strerror or error}", where=place)
 
 
 @contextlib.contextmanager
@@ -64,7 +69,10 @@ def check_relative(name: str) -> str:
         reason = "holds a backslash or a control character"
     elif unicodedata.normalize("NFC", name) != name:
         reason = "is not in Unicode normal form C"
-    elif max(len(part.encode()) for part in parts) > LONGEST_NAME_BYTES or len(name.encode()) > LONGEST_PATH_BYTES:
+    elif (
+        max(len(part.encode()) for part in parts) > LONGEST_NAME_BYTES
+        or len(name.encode()) > LONGEST_PATH_BYTES
+    ):
         reason = "is too long"
     if reason:
         raise StoreError(f"the file name {name!r} {reason}", fix="give the artifact's file another name")
@@ -102,7 +110,7 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """A new file that holds ``data``, on the disk when this returns; raises FileExistsError when it exists."""
+    """A new file that holds ``data``, on the disk when this returns; raises FileExistsError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         write_all(descriptor, data)
@@ -113,11 +121,8 @@ def write_file(path: Path, data: bytes) -> None:
 
 def seal(root: Path) -> None:
     """Makes everything below ``root`` read-only; ``root`` itself stays writable, for a rename needs that."""
-    for directory, names, files in os.walk(root):
-        for name in files:
-            os.chmod(os.path.join(directory, name), 0o444)  # noqa: PTH101, PTH118
-        for name in names:
-            os.chmod(os.path.join(directory, name), 0o555)  # noqa: PTH101, PTH118
+    for path in root.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
 
 
 def remove_tree(root: Path) -> None:
@@ -144,5 +149,5 @@ def size_of(root: Path) -> int:
     for directory, _, files in os.walk(root):
         for name in files:
             with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(directory, name)).st_size  # noqa: PTH118
+                total += Path(directory, name).lstat().st_size
     return total

@@ -11,8 +11,6 @@ import os
 import queue
 import stat
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .digest import digest_file
@@ -20,6 +18,8 @@ from .errors import DataError
 from .files import storage, write_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
 
     from _typeshed import ReadableBuffer
@@ -150,9 +150,7 @@ class HashingFile(io.BufferedIOBase):
                     self.size += self._filled
                     self.sha256 = self._hash.finish(rest)
                 os.fsync(self._descriptor)
-                written = os.fstat(self._descriptor).st_size
-                if written != self.size:
-                    raise OSError(errno.EIO, f"{written} bytes arrived of {self.size}")
+                self._check_length()
         except BaseException:
             self._discard()
             raise
@@ -174,6 +172,11 @@ class HashingFile(io.BufferedIOBase):
         if self._descriptor >= 0:
             self._discard()
 
+    def _check_length(self) -> None:
+        arrived = os.fstat(self._descriptor).st_size
+        if arrived != self.size:
+            raise OSError(errno.EIO, f"{arrived} bytes arrived of {self.size}")
+
     def _advance(self, count: int) -> None:
         self._filled += count
         if self._filled == BLOCK_BYTES:
@@ -187,7 +190,7 @@ class HashingFile(io.BufferedIOBase):
             self._emit(block)
 
     def _emit(self, block: memoryview) -> None:
-        # Draining first bounds the queue to one block: the other buffer is free when this one is being hashed.
+        # Draining first bounds the queue to one block, so that the other buffer is free to fill.
         self._hash.drain()
         self._hash.submit(block)
         with storage(self.path):

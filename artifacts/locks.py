@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from .errors import StoreError
+from .files import READ_ONLY
 
 Kind = Callable[[Path], AbstractContextManager[None]]
 
@@ -42,7 +43,9 @@ def alone(path: Path) -> Iterator[None]:
     """Holds the lock file ``path`` alone; raises StoreError at once when anybody else holds it."""
     descriptor = try_take(path)
     if descriptor is None:
-        raise StoreError("a run is using the store", where=str(path.parent.parent), fix="wait until it has ended")
+        raise StoreError(
+            "a run is using the store", where=str(path.parent.parent), fix="wait until it has ended"
+        )
     try:
         yield
     finally:
@@ -62,6 +65,14 @@ def try_take(path: Path) -> int | None:
         return None
 
 
+def remove_idle(path: Path) -> None:
+    """Deletes a lock file that nobody holds."""
+    descriptor = try_take(path)
+    if descriptor is not None:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def is_held(path: Path) -> bool:
     """Whether a living process holds ``path``; a missing file is not held."""
     if not path.exists():
@@ -75,7 +86,7 @@ def is_held(path: Path) -> bool:
 
 def _acquire(path: Path, operation: int) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _open(path)
         try:
             fcntl.flock(descriptor, operation)
             if _is_same_file(descriptor, path):
@@ -85,6 +96,16 @@ def _acquire(path: Path, operation: int) -> int:
             raise
         # Whoever held it has removed the file: a lock on a nameless file locks nobody out.
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        # A lock file of another user, or on a read-only disk, can be held all the same.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

@@ -1,11 +1,10 @@
-"""Where a stage writes its output, and how that becomes an artifact: written aside, hashed, renamed into place."""
+"""Where a stage writes its output, and how that becomes an artifact: hashed, then renamed into place."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +26,15 @@ from .files import (
     write_file,
 )
 from .hashing import HashingFile, copy_file
+from .layout import LOCK_SUFFIX
 from .manifest import Artifact, ArtifactRecord, FileRecord
 from .tree import PAYLOAD, RECORD, regular_files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
     from .store import Store
-
-LOCK_SUFFIX = ".lock"
 
 
 class Outbox:
@@ -51,7 +50,6 @@ class Outbox:
         self._name = unique_name()
         self._home = store.root / "tmp" / self._name
         self._lock = store.root / "tmp" / f"{self._name}{LOCK_SUFFIX}"
-        self._descriptor = -1
         self._open: set[str] = set()
         self._written: dict[str, tuple[FileRecord, stats.Signature]] = {}
         self.payload = self._home / PAYLOAD
@@ -59,19 +57,18 @@ class Outbox:
     def __enter__(self) -> Outbox:
         with storage(self._home):
             self._descriptor = locks.take(self._lock)  # before the directory: a sweeper must see it held
-            self.payload.mkdir(parents=True)
+            try:
+                self.payload.mkdir(parents=True)
+            except BaseException:
+                self._leave()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Deletes what was not published; an OSError for want of space or rights leaves as a StoreError."""
-        try:
-            remove_tree(self._home)
-            self._lock.unlink(missing_ok=True)
-        finally:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._leave()
         if isinstance(error, OSError) and error.errno in (*NO_SPACE, *READ_ONLY, errno.EFBIG):
             raise storage_error(error, self._store.root) from error
 
@@ -122,6 +119,13 @@ class Outbox:
         with storage(self._store.root):
             return self._publish(kind, facts)
 
+    def _leave(self) -> None:
+        try:
+            remove_tree(self._home)
+            self._lock.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
+
     def _publish(self, kind: str, facts: Mapping[str, object]) -> Artifact:
         fault("publish.locked")
         if not self._home.exists():
@@ -151,7 +155,9 @@ class Outbox:
         fault("publish.parent-synced")
         tree = self._store.trees / digest
         found = regular_files(tree / PAYLOAD)
-        stats.save_tree(self._store.stat_entry(digest), {name: stats.signature(s) for name, s in found.items()})
+        stats.remember_tree(
+            self._store.stat_entry(digest), {name: stats.signature(s) for name, s in found.items()}
+        )
         fault("publish.remembered")
         return Artifact(digest, record, tree / PAYLOAD)
 
@@ -176,19 +182,3 @@ class Outbox:
             other = folded.setdefault(check_relative(name).casefold(), name)
             if other != name:
                 raise StoreError(f"{other} and {name} are one file where letter case does not count")
-
-
-def sweep(folder: Path) -> tuple[str, ...]:
-    """Deletes the outboxes in ``folder`` whose holders are dead; returns their names."""
-    names = {entry.name.removesuffix(LOCK_SUFFIX) for entry in os.scandir(folder)}
-    swept = []
-    for name in sorted(names):
-        lock = folder / f"{name}{LOCK_SUFFIX}"
-        descriptor = locks.try_take(lock)
-        if descriptor is None:
-            continue
-        remove_tree(folder / name)
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
-        swept.append(name)
-    return tuple(swept)

@@ -11,12 +11,15 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .digest import digest_bytes, digest_stream
 from .errors import DataError
 from .files import unique_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 Signature = tuple[int, int, int, int]
 
@@ -38,13 +41,14 @@ def load_tree(path: Path) -> dict[str, Signature]:
         return {}  # a memory that cannot be read is no memory: the caller hashes
 
 
-def save_tree(path: Path, signatures: Mapping[str, Signature]) -> None:
-    """Remembers the signatures of a tree's files."""
-    _save(path, {name: list(entry) for name, entry in signatures.items()})
+def remember_tree(path: Path, signatures: Mapping[str, Signature]) -> None:
+    """Remembers the signatures of a tree's files; what cannot be remembered is hashed again next time."""
+    with contextlib.suppress(OSError):  # a read-only or full disk costs time here, not correctness
+        _save(path, {name: list(entry) for name, entry in signatures.items()})
 
 
 def touch(path: Path) -> None:
-    """Notes that a tree was used now: its entry's mtime orders what gc removes first."""
+    """Notes that an entry was used now: its mtime tells gc what to remove first."""
     with contextlib.suppress(OSError):  # a read-only store cannot remember uses, and is never collected
         os.utime(path)
 
@@ -64,14 +68,15 @@ def _digest_of(source: Path, folder: Path) -> str:
     entry = folder / f"{digest_bytes(os.fsencode(source))}.json"
     began = time.time_ns()
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb", buffering=0) as stream:
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{source.name} is not a regular file", where=str(source))
         known = _load_file(entry)
         if known is not None and known[0] == signature(status):
+            touch(entry)
             return known[1]
-        sha256 = digest_stream(stream)  # type: ignore[arg-type]  # an unbuffered reader has readinto
+        sha256 = digest_stream(stream)
         if signature(os.fstat(descriptor)) != signature(status):
             raise DataError(f"{source.name} changed while it was read", where=str(source), fix="run again")
     if max(status.st_mtime_ns, status.st_ctime_ns) + CLOCK_TICK_NS < began:

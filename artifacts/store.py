@@ -2,14 +2,15 @@
 
 Below its root (`~/.cache/ingot`, INGOT_STORE or --store)::
 
-    format.json                     the version of this layout
-    trees/<sha256>/                 one artifact: artifact.json and payload/; the name is the SHA-256 of the former
-    actions/<key>.json              how a key led to an artifact, and what was observed
-    runs/<id>/                      plan, journal and report of one run; ids begin with their UTC start
-    jobs/<key>/                     scratch that survives a kill
-    stats/                          what sizes and times files had when they were hashed; only a memory
-    pins/                           artifacts that gc must keep
-    tmp/ locks/ trash/ journal.jsonl
+    format.json             the version of this layout
+    trees/<sha256>/         one artifact: artifact.json, whose SHA-256 is the name, and payload/
+    actions/<key>.json      how a key led to an artifact, and what was observed
+    runs/<id>/              plan, journal and report of one run; ids begin with their UTC start
+    jobs/<key>/             scratch that survives a kill
+    stats/                  what sizes and times files had when they were hashed; only a memory
+    pins/<sha256>           artifacts that gc must keep, and why
+    tmp/ trash/ locks/      outboxes; what is corrupt or collected; flock'ed files
+    journal.jsonl           what was set aside or collected
 
 One directory may serve many processes at once: whatever appears does so by one rename, whole.
 """
@@ -18,35 +19,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
-import re
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import locks, stats
-from .digest import canonical_json, digest_json
-from .errors import CorruptError, StoreError
-from .faults import fault
-from .files import (
-    READ_ONLY,
-    remove_tree,
-    storage,
-    sync_directory,
-    unique_name,
-    write_file,
-)
+from . import actions, layout, locks, stats
+from .digest import canonical_json
+from .errors import CorruptError, DataError, StoreError
+from .files import NO_SPACE, READ_ONLY, remove_tree, storage, unique_name
+from .hashing import HashingFile, copy_file
+from .layout import check_name
 from .manifest import Action, Artifact
-from .outbox import Outbox, sweep
+from .outbox import Outbox
 from .tree import PAYLOAD, ForeignError, check, read_record
 
-FORMAT = "ingot/store/v1"
-FOLDERS = ("trees", "actions", "runs", "jobs", "stats/trees", "stats/files", "pins", "tmp", "locks", "trash")
-NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._@=+-]{0,199}")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from .gc import GcReport
+    from .verify import VerifyReport
+
+DEFAULT = "~/.cache/ingot"
+PLACE_ATTEMPTS = 3
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +61,12 @@ class Store:
         Outboxes whose writers died are swept away. A store that exists may be read-only; writing to it raises
         StoreError, as do a path that is not a directory and a store of another layout.
         """
-        chosen = path or Path(os.environ.get("INGOT_STORE") or Path.home() / ".cache" / "ingot")
-        root = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100 - a store may be reached through a link
+        try:
+            root = Path.cwd() / (path or Path(os.environ.get("INGOT_STORE") or DEFAULT)).expanduser()
+        except RuntimeError as error:
+            raise StoreError(f"no place for the store: {error}", fix="name one with --store") from error
         with storage(root):
-            _prepare(root)
+            layout.prepare(root)
         return Store(root)
 
     @property
@@ -92,7 +91,8 @@ class Store:
         tree = self.trees / check_name(digest)
         if not os.path.lexists(tree):
             return None
-        known = stats.load_tree(self.stat_entry(digest))
+        entry = self.stat_entry(digest)
+        known = stats.load_tree(entry)
         try:
             with storage(tree):
                 record = read_record(tree, digest)
@@ -104,19 +104,25 @@ class Store:
             self.quarantine(digest, error.what)
             return None
         if seen != known:
-            with contextlib.suppress(OSError):  # a read-only store forgets: the next reader hashes again
-                stats.save_tree(self.stat_entry(digest), seen)
-        stats.touch(self.stat_entry(digest))
+            stats.remember_tree(entry, seen)
+        stats.touch(entry)
         return Artifact(digest, record, tree / PAYLOAD)
 
+    def digests(self) -> list[str]:
+        """The names of all artifacts, unchecked, in order."""
+        return sorted(path.name for path in self.trees.iterdir())
+
     def lookup(self, key: str) -> tuple[Action, Artifact] | None:
-        """What ``key`` led to, when its record is readable and its artifact is here and sound."""
+        """What ``key`` led to, when its record is readable and its artifact is here and sound.
+
+        Anything less is a miss, and what was lost a warning.
+        """
         action = self.read_action(key)
         if action is None:
             return None
         artifact = self.artifact(action.output)
         if artifact is None:
-            log.warning("the output of %s is missing or corrupt and will be built again", action.node)
+            log.warning("the output of %s is missing or corrupt and has to be built again", action.node)
             return None
         return action, artifact
 
@@ -126,60 +132,45 @@ class Store:
         return found[0] if found else None
 
     def read_action(self, key: str) -> Action | None:
-        """The record of ``key``, whether or not its artifact is here; None (and a warning) when damaged."""
-        path = self.root / "actions" / f"{check_name(key)}.json"
-        try:
-            value = json.loads(path.read_bytes())
-            checksum = value.pop("sha256")
-            action = Action.from_json(value)
-            if checksum != digest_json(value) or action.key != key:
-                raise ValueError("its checksum does not match")
-            check_name(action.output)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, StoreError) as error:
-            log.warning("the action record %s is damaged or foreign and is ignored: %s", path.name, error)
-            return None
-        return action
+        """The record of ``key``, whether or not its artifact is still here; None when torn or foreign."""
+        return actions.read(self.root / "actions", key)
 
     def actions(self) -> Iterator[Action]:
         """Every readable action record, in the order of the keys."""
-        for name in sorted(os.listdir(self.root / "actions")):
-            action = None if name.startswith(".") else self.read_action(name.removesuffix(".json"))
-            if action is not None:
-                yield action
-
-    def digests(self) -> list[str]:
-        """The names of all artifacts, unchecked, in order."""
-        return sorted(name for name in os.listdir(self.trees) if NAME.fullmatch(name))
+        return actions.read_all(self.root / "actions")
 
     def record(self, action: Action) -> Action:
         """Writes an action record and returns the one that now holds: the first publisher of a key wins.
 
-        A later, different output is noted in the first one's ``observed.divergence``. When the first one's
+        A later, different output is noted in the first one's ``observed["divergence"]``. When the first one's
         artifact is gone, the later one takes its place and notes the former output.
         """
-        with storage(self.root), locks.exclusive(self.root / "locks" / "record.lock"):
-            first = self.read_action(action.key)
+        folder = self.root / "actions"
+        with self._locked(locks.exclusive, self.root / "locks" / layout.RECORD_LOCK), storage(folder):
+            first = actions.read(folder, action.key)
             if first is None:
-                return self._write_action(action)
+                return actions.write(folder, action)
             if first.output == action.output:
-                return first if self.artifact(first.output) else self._write_action(action)
+                return first
             if self.artifact(first.output) is not None:
-                return self._write_action(_with_divergence(first, action))
-            return self._write_action(_with_divergence(action, first))
+                return actions.write(folder, actions.with_divergence(first, action))
+            return actions.write(folder, actions.with_divergence(action, first))
+
+    def key_lock(self, name: str) -> Path:
+        """The file behind :meth:`lock`."""
+        return self.root / "locks" / f"key-{check_name(name)}{layout.LOCK_SUFFIX}"
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Holds the lock called ``name``, waiting for others; it saves double work and guards nothing."""
-        return self._locked(locks.exclusive, f"key-{check_name(name)}.lock")
+        return self._locked(locks.exclusive, self.key_lock(name))
 
     def shared_use(self) -> AbstractContextManager[None]:
         """Keeps gc away; a run holds it from start to end."""
-        return self._locked(locks.shared, "use.lock")
+        return self._locked(locks.shared, self.root / "locks" / layout.USE_LOCK)
 
     def sole_use(self) -> AbstractContextManager[None]:
         """Held by gc while it chooses and removes; raises StoreError when a run is using the store."""
-        return self._locked(locks.alone, "use.lock")
+        return self._locked(locks.alone, self.root / "locks" / layout.USE_LOCK)
 
     def file_digest(self, path: Path) -> str:
         """The SHA-256 of a file outside the store, remembered until its size, times or inode change.
@@ -194,8 +185,9 @@ class Store:
 
     def discard_job(self, key: str) -> None:
         """Deletes the scratch directory of ``key``."""
-        with storage(self.root):
-            remove_tree(self.root / "jobs" / check_name(key))
+        path = self.root / "jobs" / check_name(key)
+        with storage(path):
+            remove_tree(path)
 
     def run_dir(self, run_id: str) -> Path:
         """The directory of one run, made when it is not there."""
@@ -203,65 +195,103 @@ class Store:
 
     def runs(self) -> list[str]:
         """The ids of all runs, newest first: ids begin with their UTC start time."""
-        return sorted(os.listdir(self.root / "runs"), reverse=True)
+        return sorted((path.name for path in (self.root / "runs").iterdir()), reverse=True)
+
+    def pin(self, digest: str, reason: str) -> None:
+        """Keeps an artifact from gc, whatever the bound; raises StoreError when it is not here."""
+        if self.artifact(digest) is None:
+            raise StoreError(f"there is no artifact {digest}", where=str(self.root))
+        path = self.root / "pins" / digest
+        with storage(path):
+            path.write_text(reason, encoding="utf-8")
+
+    def unpin(self, digest: str) -> None:
+        """Lets gc have an artifact again."""
+        path = self.root / "pins" / check_name(digest)
+        with storage(path):
+            path.unlink(missing_ok=True)
+
+    def pins(self) -> list[str]:
+        """The artifacts that gc must keep, in order."""
+        return sorted(path.name for path in (self.root / "pins").iterdir())
+
+    def verify(
+        self,
+        digests: Iterable[str] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> VerifyReport:
+        """Hashes the named artifacts (None: all) and reads every action record; sets aside what is corrupt.
+
+        progress(done, total, digest) is called before each artifact. Raises StoreError for an unknown one.
+        """
+        from .verify import verify
+
+        return verify(self, digests, progress)
+
+    def gc(self, max_bytes: int | None = None, *, keep_runs: int = 1) -> GcReport:
+        """Removes garbage, then the least recently used artifacts until the store fits ``max_bytes``.
+
+        What the newest ``keep_runs`` runs mention, pins and live locks stay. Raises StoreError while a run
+        uses the store.
+        """
+        from .gc import collect
+
+        return collect(self, max_bytes, keep_runs)
+
+    def copy_out(self, artifact: Artifact, destination: Path) -> None:
+        """Copies an artifact's files into a directory (reflinks where the disk can), verifying each byte.
+
+        Raises CorruptError, with the tree set aside, when a file is not what was recorded; StoreError when
+        the disk refuses or a file is in the way. On an error none of the files stays behind.
+        """
+        with contextlib.ExitStack() as undo:
+            for file in artifact.record.files:
+                target = destination / file.path
+                with storage(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                with HashingFile(target) as written:
+                    undo.callback(target.unlink, missing_ok=True)
+                    try:
+                        copy_file(artifact.path / file.path, written)
+                    except DataError as error:
+                        raise self._corrupt(artifact, error.what) from error
+                if (written.sha256, written.size) != (file.sha256, file.size):
+                    raise self._corrupt(artifact, f"{file.path} does not have the recorded SHA-256")
+            undo.pop_all()
 
     def place(self, tree: Path, digest: str) -> Artifact | None:
         """Renames a finished tree to its place; when a sound one is there already, that one is returned."""
-        while True:
+        for _ in range(PLACE_ATTEMPTS):
             try:
                 tree.rename(self.trees / digest)
             except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                     raise
-                existing = self.artifact(digest)
+                existing = self.artifact(digest)  # a corrupt one is set aside, which makes room
                 if existing is not None:
                     return existing
             else:
                 return None
+        raise StoreError("a corrupt artifact cannot be moved out of the way", where=str(self.trees / digest))
 
     def quarantine(self, digest: str, reason: str) -> None:
         """Moves a tree to the trash, with the reason beside it, in the journal and in the log."""
         name = f"{digest}-{unique_name()}"
-        tree = self.trees / check_name(digest)
-        log.warning("artifact %s is corrupt (%s) and was set aside", digest[:12], reason)
+        log.warning("artifact %s is corrupt (%s) and is set aside", digest[:12], reason)
         try:
-            tree.rename(self.root / "trash" / name)
+            (self.trees / check_name(digest)).rename(self.root / "trash" / name)
+            value = layout.journal(self.root, "quarantined", digest=digest, reason=reason, trash=name)
+            (self.root / "trash" / f"{name}.json").write_bytes(canonical_json(value))
+            self.stat_entry(digest).unlink(missing_ok=True)
         except FileNotFoundError:
             return  # another process was faster
         except OSError as error:
-            if error.errno in READ_ONLY:
-                return  # it cannot be moved, and is not served either
-            raise
-        value = self.note("quarantined", digest=digest, reason=reason, trash=name)
-        (self.root / "trash" / f"{name}.json").write_bytes(canonical_json(value))
-        self.stat_entry(digest).unlink(missing_ok=True)
+            if error.errno not in (*READ_ONLY, *NO_SPACE):  # what cannot be moved is not served either
+                raise
 
-    def note(self, event: str, **details: object) -> dict[str, object]:
-        """Appends one line to the store's journal (event, UTC time, details) and returns it."""
-        value = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **details}
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self.root / "journal.jsonl", flags, 0o644)
-        try:
-            os.write(descriptor, canonical_json(value) + b"\n")
-        finally:
-            os.close(descriptor)
-        return value
-
-    def _write_action(self, action: Action) -> Action:
-        value = action.to_json()
-        value["sha256"] = digest_json(value)
-        folder = self.root / "actions"
-        temporary = folder / f".{unique_name()}"
-        try:
-            write_file(temporary, canonical_json(value))
-            fault("record.written")
-            temporary.rename(folder / f"{check_name(action.key)}.json")
-        finally:
-            temporary.unlink(missing_ok=True)
-        fault("record.renamed")
-        sync_directory(folder)
-        fault("record.synced")
-        return action
+    def _corrupt(self, artifact: Artifact, reason: str) -> CorruptError:
+        self.quarantine(artifact.digest, reason)
+        return CorruptError(reason, where=str(artifact.path), fix="run again: it will be rebuilt")
 
     def _directory(self, folder: str, name: str) -> Path:
         path = self.root / folder / check_name(name)
@@ -270,51 +300,8 @@ class Store:
         return path
 
     @contextlib.contextmanager
-    def _locked(self, kind: locks.Kind, name: str) -> Iterator[None]:
-        path = self.root / "locks" / name
+    def _locked(self, kind: locks.Kind, path: Path) -> Iterator[None]:
         with contextlib.ExitStack() as held:
             with storage(path):
                 held.enter_context(kind(path))
             yield
-
-
-def check_name(name: str) -> str:
-    """``name`` when it can name an entry of the store; raises StoreError otherwise."""
-    if not NAME.fullmatch(name):
-        raise StoreError(f"{name!r} cannot be the name of anything in a store")
-    return name
-
-
-def _with_divergence(kept: Action, other: Action) -> Action:
-    noted = kept.observed.get("divergence")
-    entries = list(noted) if isinstance(noted, list | tuple) else []
-    entry = {"output": other.output, "run": other.observed.get("run"), "finished": other.observed.get("finished")}
-    if entry not in entries:
-        entries.append(entry)
-    return replace(kept, observed={**kept.observed, "divergence": entries})
-
-
-def _prepare(root: Path) -> None:
-    marker = root / "format.json"
-    try:
-        value = json.loads(marker.read_bytes())
-    except FileNotFoundError:
-        for folder in FOLDERS:
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        temporary = root / f".{unique_name()}"
-        write_file(temporary, canonical_json({"schema": FORMAT}))
-        temporary.rename(marker)
-    except ValueError as error:
-        raise StoreError("the store's format.json cannot be read", where=str(marker)) from error
-    else:
-        if not isinstance(value, dict) or value.get("schema") != FORMAT:
-            raise StoreError(
-                f"the store has the layout {value!r}, and this Ingot reads {FORMAT}",
-                where=str(root),
-                fix="name another directory with --store, or use the Ingot that made it",
-            )
-    try:
-        sweep(root / "tmp")
-    except OSError as error:
-        if error.errno not in READ_ONLY:  # what cannot be written to cannot be swept either, and can be read
-            raise

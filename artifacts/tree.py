@@ -6,14 +6,17 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .digest import digest_bytes, digest_file
 from .errors import CorruptError, StoreError
 from .files import check_relative
 from .manifest import ARTIFACT_SCHEMA, ArtifactRecord
 from .stats import Signature, signature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RECORD = "artifact.json"
 PAYLOAD = "payload"
@@ -30,22 +33,20 @@ def read_record(tree: Path, digest: str) -> ArtifactRecord:
     """
     try:
         data = (tree / RECORD).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise CorruptError(f"{RECORD} is missing", where=str(tree)) from None
     if digest_bytes(data) != digest:
         raise CorruptError(f"{RECORD} is not the one this tree is named by", where=str(tree))
     try:
         value = json.loads(data)
-        schema = value.get("schema")
-        if schema != ARTIFACT_SCHEMA and str(schema).startswith("ingot/artifact/"):
-            raise ForeignError(f"the artifact has the schema {schema}, not {ARTIFACT_SCHEMA}", where=str(tree))
-        record = ArtifactRecord.from_json(value)
-        for file in record.files:
+        schema = str(value["schema"])
+        record = ArtifactRecord.from_json(value) if schema == ARTIFACT_SCHEMA else None
+        for file in record.files if record else ():
             check_relative(file.path)
-    except ForeignError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, StoreError) as error:
+    except (ValueError, TypeError, KeyError, StoreError) as error:
         raise CorruptError(f"{RECORD} cannot be read: {error}", where=str(tree)) from error
+    if record is None:
+        raise ForeignError(f"the artifact has the schema {schema}, not {ARTIFACT_SCHEMA}", where=str(tree))
     return record
 
 
@@ -54,6 +55,8 @@ def regular_files(payload: Path) -> dict[str, os.stat_result]:
 
     Raises CorruptError for a symlink, a hard link (onnx refuses both) and anything else that is not a file.
     """
+    if payload.is_symlink():
+        raise CorruptError(f"{payload.name} is a symbolic link", where=str(payload))
     found: dict[str, os.stat_result] = {}
     pending = [(payload, "")]
     while pending:
@@ -88,7 +91,9 @@ def check(tree: Path, record: ArtifactRecord, known: Mapping[str, Signature]) ->
             raise CorruptError(f"{name} is {state}", where=str(tree))
         for name, file in expected.items():
             if found[name].st_size != file.size:
-                raise CorruptError(f"{name} has {found[name].st_size} bytes, not {file.size}", where=str(tree))
+                raise CorruptError(
+                    f"{name} has {found[name].st_size} bytes, not {file.size}", where=str(tree)
+                )
             if signature(found[name]) != known.get(name) and digest_file(payload / name) != file.sha256:
                 raise CorruptError(f"{name} does not have the recorded SHA-256", where=str(tree))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -96,5 +101,7 @@ def check(tree: Path, record: ArtifactRecord, known: Mapping[str, Signature]) ->
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        raise CorruptError(f"{error.filename or tree} cannot be read from the disk", where=str(tree)) from error
+        raise CorruptError(
+            f"{error.filename or tree} cannot be read from the disk", where=str(tree)
+        ) from error
     return {name: signature(status) for name, status in found.items()}
