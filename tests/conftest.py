@@ -27,7 +27,7 @@ TRAINING_TEXT = (
     "The river ran past the old mill and the miller's house, and the road ran with the river to the town. ",
     "In the town there was a market, and in the market there was a smith who made nails, hooks and hinges. ",
     "She sold the hinges to the miller, who hung the doors of the mill on them and shut them all winter. ",
-    "When the ice went out in April, the water rose 3 feet, then 4; naïve guests asked for a boat — too late! ",
+    "When the ice went out in April, the water rose 3 feet, then 4; naïve guests wanted a boat — in vain! ",
 )
 
 SHAPE = {"vocab_size": VOCABULARY, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
