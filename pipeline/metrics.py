@@ -1,0 +1,62 @@
+"""The metrics that Ingot knows: what each one means, in which unit, and how its samples become a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Better = Literal["lower", "higher"]
+Comparison = Literal["relative", "absolute"]
+# How the samples lead to the value: see statistics.py. `exact` metrics have no sampling error.
+Estimator = Literal["perplexity", "token_mean", "repeats", "exact"]
+CAUSAL, ENCODER = "causal-lm", "encoder"
+BOTH = (CAUSAL, ENCODER)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is.
+
+    comparison: relative deltas are value / reference - 1, absolute ones value - reference.  column: the
+    per-window or per-repeat samples it is made of, in samples.json.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    comparison: Comparison
+    estimator: Estimator
+    column: str = ""
+    tasks: tuple[str, ...] = BOTH
+
+
+TABLE = (
+    Metric("perplexity", "Perplexity", "ppl", "lower", "relative", "perplexity", "nll_value", (CAUSAL,)),
+    Metric("kl_divergence", "KL divergence", "nat", "lower", "absolute", "token_mean", "kl", (CAUSAL,)),
+    Metric(
+        "top1_agreement", "Top-1 agreement", "fraction", "higher", "absolute", "token_mean", "top1", (CAUSAL,)
+    ),
+    Metric(
+        "cosine", "Cosine similarity", "fraction", "higher", "absolute", "token_mean", "cosine", (ENCODER,)
+    ),
+    Metric("parity_max_error", "Largest parity error", "", "lower", "absolute", "exact"),
+    Metric("size_bytes", "Size", "bytes", "lower", "relative", "exact"),
+    Metric("load_ms", "Load time", "ms", "lower", "relative", "repeats", "load_ms"),
+    Metric("prefill_ms", "Prefill", "ms", "lower", "relative", "repeats", "prefill_ms"),
+    Metric("decode_ms", "Decode, a token", "ms", "lower", "relative", "repeats", "decode_ms", (CAUSAL,)),
+    Metric(
+        "tokens_per_second", "Throughput", "tokens/s", "higher", "relative", "repeats", "tokens_per_second"
+    ),
+    Metric("peak_memory_bytes", "Peak memory", "bytes", "lower", "relative", "repeats", "peak_memory_bytes"),
+)
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in TABLE})
+
+# The names people write in a recipe for those in the table.
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {"size": "size_bytes", "memory": "peak_memory_bytes", "kl": "kl_divergence", "top1": "top1_agreement"}
+)

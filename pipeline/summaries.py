@@ -1,0 +1,191 @@
+"""From samples to estimates: the value and the delta of each metric with intervals, or what is wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .measurements import Column, Measured, Measurements
+from .metrics import METRICS, Metric
+from .statistics import Estimate, cluster_interval, exact, median_interval, resampled_sums, sum_by_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from .statistics import Statistic
+
+    Array = npt.NDArray[np.float64]
+
+NOTHING = Estimate(math.nan, None, None, 0)
+# Samples must add up to the value that was reported with them, save for rounding in other orders of summing.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric judged sound, or its ``fault``: a sentence, empty when there is none."""
+
+    measured: Measured
+    value: Estimate = NOTHING
+    delta: Estimate = NOTHING
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Sums of every column by document, [documents, columns], and of the bootstrap samples of documents."""
+
+    columns: tuple[str, ...]
+    sums: Array
+    resampled: Array
+
+    def estimate(self, statistic: Statistic, alpha: float) -> Estimate:
+        """A statistic of the column sums with its interval."""
+        return cluster_interval(self.sums, self.resampled, statistic, alpha=alpha)
+
+
+def summarize(measurements: Measurements, *, alpha: float, resamples: int) -> dict[str, Summary]:
+    """A summary of every metric in the order in which they were measured."""
+    if not measurements.metrics:
+        empty = Measured(measurements.kind, "", "lower", "absolute", math.nan, math.nan, 0)
+        return {measurements.kind: Summary(empty, fault=f"{measurements.kind}: nothing was measured")}
+    needs_documents = any(
+        name in METRICS and METRICS[name].estimator in ("perplexity", "token_mean")
+        for name in measurements.metrics
+    )
+    fault = column_fault(measurements.columns) if needs_documents else ""
+    documents = _documents(measurements, resamples) if needs_documents and not fault else None
+    return {
+        name: _summary(measured, measurements, documents, fault, alpha)
+        for name, measured in measurements.metrics.items()
+    }
+
+
+def column_fault(columns: Mapping[str, Column]) -> str:
+    """What makes per-window samples unusable, as a sentence; empty when nothing does."""
+    for name in ("document", "tokens"):
+        if name not in columns:
+            return f"the samples have no column {name}"
+    counts = {name: len(column) for name, column in columns.items()}
+    if not counts["document"]:
+        return "there are no samples"
+    if len(set(counts.values())) > 1:
+        return "sample counts disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items())
+    for name, column in columns.items():
+        wrong = sum(not math.isfinite(number) for number in column)
+        if wrong:
+            return f"{wrong} of {len(column)} samples of {name} are not finite numbers"
+    if min(columns["tokens"]) < 1:
+        return "a sample has no tokens"
+    return ""
+
+
+def _documents(measurements: Measurements, resamples: int) -> Documents:
+    names = tuple(name for name in measurements.columns if name != "document")
+    columns = []
+    tokens = measurements.columns["tokens"]
+    for name in names:
+        column = measurements.columns[name]
+        # Encoders store a mean over each window's tokens where the other columns store sums.
+        columns.append([a * b for a, b in zip(column, tokens, strict=True)] if name == "cosine" else column)
+    sums = sum_by_cluster([int(label) for label in measurements.columns["document"]], columns)
+    seed = int(measurements.digest[:16], 16)
+    return Documents(names, sums, resampled_sums(sums, seed, resamples))
+
+
+def _summary(
+    measured: Measured, measurements: Measurements, documents: Documents | None, fault: str, alpha: float
+) -> Summary:
+    metric = METRICS.get(measured.name)
+    estimator = metric.estimator if metric else "exact"
+    for side, number in (("reference", measured.reference), ("artifact", measured.value)):
+        if not math.isfinite(number):
+            return Summary(measured, fault=f"the {side}'s {measured.name} is not a finite number")
+    if measured.comparison == "relative" and measured.reference <= 0:
+        return Summary(measured, fault=f"the reference's {measured.name} is not above 0")
+    if metric is None or estimator == "exact":
+        return Summary(measured, exact(measured.value), exact(_difference(measured)))
+    if estimator == "repeats":
+        return _from_repeats(measured, metric, measurements.repeats.get(metric.column, {}), alpha)
+    if fault:
+        return Summary(measured, fault=fault)
+    if documents is None or metric.column not in documents.columns:
+        return Summary(measured, fault=f"the samples have no column {metric.column}")
+    return _from_documents(measured, metric, documents, alpha)
+
+
+def _difference(measured: Measured) -> float:
+    if measured.comparison == "relative":
+        return measured.value / measured.reference - 1
+    return measured.value - measured.reference
+
+
+def _from_documents(measured: Measured, metric: Metric, documents: Documents, alpha: float) -> Summary:
+    import numpy as np
+
+    tokens = documents.columns.index("tokens")
+    column = documents.columns.index(metric.column)
+
+    def mean(sums: Array) -> Array:
+        return sums[..., column] / sums[..., tokens]
+
+    if metric.estimator == "perplexity":
+        if "nll_reference" not in documents.columns:
+            return Summary(measured, fault="the samples have no column nll_reference")
+        other = documents.columns.index("nll_reference")
+        value = documents.estimate(lambda sums: np.exp(mean(sums)), alpha)
+        delta = documents.estimate(
+            lambda sums: np.expm1((sums[..., column] - sums[..., other]) / sums[..., tokens]), alpha
+        )
+    else:
+        value = documents.estimate(mean, alpha)
+        delta = Estimate(
+            value.value - measured.reference,
+            None if value.low is None else value.low - measured.reference,
+            None if value.high is None else value.high - measured.reference,
+            value.clusters,
+        )
+    return _if_consistent(Summary(measured, value, delta), documents)
+
+
+def _if_consistent(summary: Summary, documents: Documents) -> Summary:
+    """The summary, or the fault that its numbers or counts are not those of its samples."""
+    measured = summary.measured
+    tokens = float(documents.sums[:, documents.columns.index("tokens")].sum())
+    pairs: dict[str, tuple[float | None, float]] = {
+        "value": (measured.value, summary.value.value),
+        "delta": (_difference(measured), summary.delta.value),
+        "documents": (measured.documents, float(len(documents.sums))),
+        "tokens": (measured.tokens, tokens),
+    }
+    for name, (stated, found) in pairs.items():
+        if stated is not None and not math.isclose(stated, found, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+            return Summary(
+                measured, fault=f"{measured.name}: its {name} is {stated:g}, but its samples give {found:g}"
+            )
+    return summary
+
+
+def _from_repeats(measured: Measured, metric: Metric, sides: Mapping[str, Column], alpha: float) -> Summary:
+    reference, value = sides.get("reference", ()), sides.get("value", ())
+    if not value or not reference:
+        return Summary(measured, fault=f"{metric.name}: there are no repeats")
+    if len(reference) != len(value):
+        return Summary(
+            measured,
+            fault=f"{metric.name}: {len(reference)} repeats of the reference, {len(value)} of the artifact",
+        )
+    if not all(math.isfinite(number) and number > 0 for number in (*reference, *value)):
+        return Summary(measured, fault=f"{metric.name}: a repeat is not a finite number above 0")
+    ratios = median_interval([b / a for a, b in zip(reference, value, strict=True)], alpha=alpha)
+    delta = Estimate(
+        ratios.value - 1,
+        None if ratios.low is None else ratios.low - 1,
+        None if ratios.high is None else ratios.high - 1,
+        ratios.clusters,
+    )
+    return Summary(measured, median_interval(value, alpha=alpha), delta)
