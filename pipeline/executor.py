@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ..artifacts.errors import IngotError
+
 if TYPE_CHECKING:
-    from ..artifacts.errors import IngotError
     from .events import Emit
     from .job import Job
     from .ledger import Capacity

@@ -18,12 +18,15 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from ..artifacts.digest import canonical_json
 from ..artifacts.errors import IngotError, StageError
 from . import memory
 from .events import Event, Heartbeat, Note, Progress, encode
 from .job import Job, JobResult
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..artifacts.manifest import Artifact
     from ..artifacts.store import Store
     from ..stages.base import Stage
@@ -48,7 +51,7 @@ class Reporter:
         now = time.monotonic()
         if now >= self._next_progress or done == total:
             self._next_progress = now + PROGRESS_SECONDS
-            self.send(Progress(self._node, done, total, what))
+            self.send(Progress(self._node, int(done), int(total), str(what)))
 
     def note(self, text: str) -> None:
         """Keeps a remark for the record and sends it."""
@@ -125,6 +128,7 @@ def run_stage(job: Job, reporter: Reporter) -> JobResult:
         made = stage.run(context)
         if not isinstance(made, base.Result):
             raise StageError(f"stage {stage.name} returned {type(made).__name__} where a Result is due")
+        check_plain(stage, made.observed)
         artifact = output.publish(stage.output, made.facts)
     return JobResult(
         artifact.digest,
@@ -133,6 +137,14 @@ def run_stage(job: Job, reporter: Reporter) -> JobResult:
         tools=tool_versions(stage),
         max_rss_bytes=memory.peak_bytes(),
     )
+
+
+def check_plain(stage: Stage[object], observed: Mapping[str, object]) -> None:
+    """Raises StageError when what a stage observed cannot stand in a record."""
+    try:
+        canonical_json(dict(observed))
+    except (TypeError, ValueError) as error:
+        raise StageError(f"what stage {stage.name} observed is not plain JSON: {error}") from error
 
 
 def fetch(store: Store, name: str, digest: str) -> Artifact:
