@@ -6,13 +6,11 @@ Nothing here knows recipes or profiles (see `assemble.py`), and nothing touches 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ..artifacts.errors import RecipeError, nearest
 from ..stages import base
-
-REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,16 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in topological order, a leaf for each target, and the other names that shared nodes go by."""
+    """Nodes in topological order, a leaf for each target, and the other names that shared nodes go by.
+
+    facts: what is known of the source without running anything (task, parameters, weight_bytes ...).
+    notes: what plan and report must say, such as which text was taken because the recipe names none.
+    """
 
     nodes: Mapping[str, Node]
     targets: Mapping[str, Leaf]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node:
@@ -104,39 +107,49 @@ class Builder:
         self._nodes: dict[str, Node] = {}
         self._aliases: dict[str, str] = {}
 
-    def add(self, node: Node) -> str:
+    def add(self, node: Node, spare: str | None = None) -> str:
         """Adds ``node``, or finds the node that already does its work; the name under which it is found.
 
-        Nodes are added after what they take, so insertion order is a topological order. Raises RecipeError
-        for an input that the stage does not have, one that is missing, or one of the wrong kind.
+        spare: its name when other work has taken its own.  Nodes are added after what they take, so insertion
+        order is a topological order. Raises RecipeError for an input that the stage does not have, one that
+        is missing, or one of the wrong kind.
         """
         for known in self._nodes.values():
             if known.same_work(node):
-                if known.name != node.name:
-                    self._aliases[node.name] = known.name
-                return known.name
+                return self._share(known, node)
+        if node.name in self._nodes and spare is not None:
+            node = replace(node, name=spare)
         if node.name in self._nodes:
             raise RecipeError(f"two different nodes are both called {node.name!r}")
         self._check_edges(node)
         self._nodes[node.name] = node
         return node.name
 
-    def taken(self, name: str) -> bool:
-        """Whether a node of that name exists."""
-        return name in self._nodes
+    def node(self, name: str) -> Node:
+        """The node that was added under that name."""
+        return self._nodes[name]
 
     def output_kind(self, name: str) -> str:
         """The artifact kind that the node called ``name`` makes."""
         return base.get(self._nodes[name].stage).output
 
-    def graph(self, targets: Sequence[Leaf], notes: Sequence[str] = ()) -> Graph:
+    def graph(self, targets: Sequence[Leaf], facts: Mapping[str, object], notes: Sequence[str] = ()) -> Graph:
         """The finished, frozen graph."""
         return Graph(
             MappingProxyType(dict(self._nodes)),
             MappingProxyType({leaf.target: leaf for leaf in targets}),
             MappingProxyType(dict(self._aliases)),
+            MappingProxyType(dict(facts)),
             tuple(notes),
         )
+
+    def _share(self, known: Node, node: Node) -> str:
+        """Lets ``known`` do the work of ``node`` too; a node that targets share belongs to none of them."""
+        if known.name != node.name:
+            self._aliases[node.name] = known.name
+        if known.target != node.target:
+            self._nodes[known.name] = replace(known, target=None)
+        return known.name
 
     def _check_edges(self, node: Node) -> None:
         stage = base.get(node.stage)

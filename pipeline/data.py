@@ -1,0 +1,123 @@
+"""The four kinds of text of a run: where they lie, that they can be used, and that they do not overlap.
+
+calibration gives statistics, training gives gradients, selection chooses between candidates, and evaluation
+only measures: a document that is in evaluation and in another is refused, since it would flatter the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..artifacts.digest import digest_bytes
+from ..artifacts.errors import DataError
+from ..artifacts.schema import build, param
+
+if TYPE_CHECKING:
+    from ..artifacts.yaml import Written
+
+EVALUATION = "evaluation"
+BUNDLED = Path(__file__).parent / "demo" / "data"
+BUNDLED_ROLES = ("calibration", EVALUATION)
+BUNDLED_ORIGIN = "bundled text"
+
+
+@dataclass(frozen=True)
+class DataFields:
+    """`data:` as it is written; relative paths start at the recipe's folder."""
+
+    calibration: str | None = param(
+        None, doc="text that gives statistics; the bundled text when none is given"
+    )
+    evaluation: str | None = param(
+        None, doc="held-out text that only validate opens; the bundled text by default"
+    )
+    training: str | None = param(
+        None, doc="text that gives gradients; stages that need it are refused without"
+    )
+    selection: str | None = param(
+        None, doc="text that chooses; by default the last tenth of the training text"
+    )
+
+
+@dataclass(frozen=True)
+class Data:
+    """Files by role, absolute, and where each was named. Roles that the recipe leaves out are missing."""
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def file(self, role: str) -> tuple[Path, str] | None:
+        """The file of a role and where it was named: the recipe's, else the bundled one, else None."""
+        if role in self.files:
+            return self.files[role], self.origins[role]
+        if role in BUNDLED_ROLES:
+            return BUNDLED / f"{role}.jsonl", BUNDLED_ORIGIN
+        return None
+
+
+ROLES = tuple(DataFields.__dataclass_fields__)
+
+
+def read_data(value: Mapping[str, object], written: Written, directory: Path) -> Data:
+    """`data:` of a recipe, checked on disk.
+
+    Raises RecipeError for unknown names, DataError for a file that is missing, empty or no file.
+    """
+    fields = build(DataFields, value, prefix="data", locate=lambda name: written.where("data", name))
+    files: dict[str, Path] = {}
+    origins: dict[str, str] = {}
+    for role in ROLES:
+        name = getattr(fields, role)
+        if name is not None:
+            origins[role] = written.where("data", role)
+            files[role] = _usable(directory / name, f"data.{role}", name, origins[role])
+    return Data(files, origins)
+
+
+def check_overlap(data: Data) -> None:
+    """Raises DataError when a document of the evaluation text is also in another text.
+
+    Documents are equal when their text is, without white space at either end. The bundled texts, which are
+    apart by construction, are not compared with one another.
+    """
+    from ..stages.model.text import read_documents
+
+    evaluation, evaluation_origin = data.file(EVALUATION) or (None, "")
+    if evaluation is None or not data.files:
+        return
+    held_out: dict[str, int] = {}
+    for role in ROLES:
+        other = data.file(role)
+        if role == EVALUATION or other is None or BUNDLED_ORIGIN == other[1] == evaluation_origin:
+            continue
+        held_out = held_out or _numbered(read_documents(evaluation))
+        for number, document in enumerate(read_documents(other[0]), start=1):
+            twin = held_out.get(_identity(document))
+            if twin is not None:
+                raise DataError(
+                    f"data.{role}: document {number} of {other[0].name} is also document {twin} of the "
+                    f"evaluation text {evaluation.name}",
+                    where=other[1],
+                    fix="take it out of one of them: measuring on text that was used flatters the result",
+                )
+
+
+def _numbered(documents: list[str]) -> dict[str, int]:
+    return {_identity(document): number for number, document in enumerate(documents, start=1)}
+
+
+def _identity(document: str) -> str:
+    return digest_bytes(document.strip().encode("utf-8", "surrogatepass"))
+
+
+def _usable(path: Path, key: str, name: str, where: str) -> Path:
+    if not path.exists():
+        raise DataError(f"{key}: there is no file {name!r}", where=where, fix=f"looked at {path}")
+    if not path.is_file():
+        raise DataError(f"{key}: {name!r} is not a file", where=where)
+    if path.stat().st_size == 0:
+        raise DataError(f"{key}: {name!r} is empty", where=where)
+    return path.resolve()
