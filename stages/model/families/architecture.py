@@ -96,9 +96,9 @@ class Architecture:
 
     hidden, heads, kv_heads, head_dim, vocabulary: sizes.  context: the longest sequence, in tokens.
     norm: root mean square or layer normalization; norm_first: x + f(norm(x)), else norm(x + f(x)).
-    embedding, position_embedding, token_type_embedding: tensor names.  lm_head: name of the output head's
-    weight, None when it is the token embedding (``tied``) or when there is none.  ignored: shell patterns of
-    tensors that a checkpoint may hold and that this network does not use.
+    embedding, position_embedding, token_type_embedding: tensor names; token_types: rows of the last.
+    head: the output head, None when it is the token embedding (``tied``) or when there is none.  ignored:
+    shell patterns of tensors that a checkpoint may hold and that this network does not use.
     """
 
     model_type: str
@@ -118,6 +118,7 @@ class Architecture:
     rope: Rope | None = None
     position_embedding: str | None = None
     token_type_embedding: str | None = None
+    token_types: int = 0
     embedding_norm: Norm | None = None
     final_norm: Norm | None = None
     head: Linear | None = None

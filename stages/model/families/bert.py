@@ -79,6 +79,7 @@ def bert(reader: ConfigReader) -> Architecture:
         layers=tuple(layer(index) for index in range(reader.integer("num_hidden_layers"))),
         position_embedding=f"{root}embeddings.position_embeddings.weight",
         token_type_embedding=f"{root}embeddings.token_type_embeddings.weight",
+        token_types=reader.integer("type_vocab_size", 2),
         embedding_norm=norm(f"{root}embeddings.LayerNorm"),
         ignored=IGNORED,
     )

@@ -1,0 +1,1 @@
+"""Export stages: checkpoints become files that a runtime loads."""

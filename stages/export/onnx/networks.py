@@ -1,0 +1,146 @@
+"""Whole networks: a causal decoder with its cache, and an encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...model.families import Linear
+from .blocks import BlockWriter, Past
+from .graph import GraphBuilder
+from .linear import LinearWriter
+from .positions import CausalMasks, padding_mask, rotation
+
+if TYPE_CHECKING:
+    from ...model.families import Architecture
+    from .graph import Graph
+    from .weights import Weights
+
+PAST = "past_key_values.{layer}.{part}"
+PRESENT = "present.{layer}.{part}"
+LOGITS_FROM = "logits_from"
+
+
+def build(architecture: Architecture, weights: Weights, accuracy_level: int) -> Graph:
+    """The graph of an architecture; see :func:`decoder` and :func:`encoder` for inputs and outputs."""
+    if architecture.task == "causal-lm":
+        return decoder(architecture, weights, accuracy_level)
+    return encoder(architecture, weights, accuracy_level)
+
+
+def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph:
+    """One graph for prefill and decoding.
+
+    Inputs: input_ids int64 [batch, sequence]; attention_mask int64 [batch, total], total being past and
+    sequence together, 0 for padding on either side; position_ids int64 [batch, sequence]; and for each layer
+    past_key_values.N.key and .value, float32 [batch, kv_heads, past, head_dim], where past may be 0.
+    Outputs: logits float32 [batch, kept, vocabulary] and present.N.key and .value, which include this step.
+
+    The optional input logits_from int64 [1], 0 unless given, is the first position that logits are computed
+    for, counted from the end when negative: -1 spares a prompt's prefill all but the last row of the head.
+    """
+    graph = GraphBuilder()
+    ids = graph.input("input_ids", "int64", ("batch", "sequence"))
+    attention_mask = graph.input("attention_mask", "int64", ("batch", "total"))
+    positions = graph.input("position_ids", "int64", ("batch", "sequence"))
+    cached = ("batch", model.kv_heads, "past", model.head_dim)
+    for layer in model.layers:
+        for part in ("key", "value"):
+            graph.input(PAST.format(layer=layer.index, part=part), "float32", cached)
+    first = graph.optional_input(LOGITS_FROM, np.zeros(1, np.int64))
+    linears = LinearWriter(graph, weights, accuracy_level)
+    blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
+    with graph.scope("positions"):
+        masks = CausalMasks(graph, ids, attention_mask)
+        windows = {layer.attention.window: masks.mask(layer.attention.window) for layer in model.layers}
+        turned = rotation(graph, model.rope, positions) if model.rope else None
+    with graph.scope("embedding"):
+        state = linears.embedding(ids, embedding_table(model))
+        state = _with_positions(graph, weights, model, state, positions)
+        state = blocks.join_rows(state, model.hidden)
+    for layer in model.layers:
+        past = Past(
+            *(PAST.format(layer=layer.index, part=part) for part in ("key", "value")),
+            *(PRESENT.format(layer=layer.index, part=part) for part in ("key", "value")),
+        )
+        with graph.scope(f"layers.{layer.index}"):
+            state = blocks.layer(state, layer, windows[layer.attention.window], past, turned)
+    with graph.scope("head"):
+        _head(graph, blocks, linears, model, state, first)
+    graph.output("logits", "float32", ("batch", "kept", model.vocabulary))
+    present = ("batch", model.kv_heads, "total", model.head_dim)
+    for layer in model.layers:
+        for part in ("key", "value"):
+            graph.output(PRESENT.format(layer=layer.index, part=part), "float32", present)
+    return graph.finish(model.model_type)
+
+
+def encoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph:
+    """Inputs: input_ids, attention_mask and, where the model has them, token_type_ids; each int64 [batch,
+    sequence]. Output: last_hidden_state float32 [batch, sequence, hidden].
+    """
+    graph = GraphBuilder()
+    ids = graph.input("input_ids", "int64", ("batch", "sequence"))
+    attention_mask = graph.input("attention_mask", "int64", ("batch", "sequence"))
+    linears = LinearWriter(graph, weights, accuracy_level)
+    blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
+    with graph.scope("positions"):
+        mask = padding_mask(graph, attention_mask)
+        length = graph.node("Squeeze", graph.node("Shape", ids, start=1, end=2))
+        positions = graph.node("Range", graph.scalar(0, "int64"), length, graph.scalar(1, "int64"))
+    with graph.scope("embedding"):
+        state = linears.embedding(ids, embedding_table(model))
+        if model.token_type_embedding is not None:
+            kinds = graph.input("token_type_ids", "int64", ("batch", "sequence"))
+            shape = (model.token_types, model.hidden)
+            table = graph.add(weights.floats(model.token_type_embedding, shape))
+            state = graph.node("Add", state, graph.node("Gather", table, kinds))
+        state = _with_positions(graph, weights, model, state, positions)
+        state = blocks.join_rows(state, model.hidden)
+        if model.embedding_norm is not None:
+            state = blocks.norm(state, model.embedding_norm, model.hidden)
+    for layer in model.layers:
+        with graph.scope(f"layers.{layer.index}"):
+            state = blocks.layer(state, layer, mask, None, None)
+    if model.final_norm is not None:
+        state = blocks.norm(state, model.final_norm, model.hidden)
+    graph.named("Identity", (blocks.split_rows(state, model.hidden),), ("last_hidden_state",))
+    graph.output("last_hidden_state", "float32", ("batch", "sequence", model.hidden))
+    return graph.finish(model.model_type)
+
+
+def embedding_table(model: Architecture) -> Linear:
+    """The token embedding seen as a matrix [vocabulary, hidden]."""
+    return Linear(model.embedding, "embedding", model.vocabulary, model.hidden)
+
+
+def _with_positions(
+    graph: GraphBuilder, weights: Weights, model: Architecture, state: str, positions: str
+) -> str:
+    if model.position_embedding is None:
+        return state
+    table = graph.add(weights.floats(model.position_embedding, (model.context, model.hidden)))
+    return graph.node("Add", state, graph.node("Gather", table, positions))
+
+
+def _head(
+    graph: GraphBuilder,
+    blocks: BlockWriter,
+    linears: LinearWriter,
+    model: Architecture,
+    state: str,
+    first: str,
+) -> None:
+    if model.final_norm is not None:
+        state = blocks.norm(state, model.final_norm, model.hidden)
+    tokens = blocks.split_rows(state, model.hidden)
+    end = graph.ints(np.iinfo(np.int64).max)
+    kept = graph.node("Slice", tokens, first, end, graph.ints(1))
+    rows = blocks.join_rows(kept, model.hidden)
+    logits = (
+        linears.linear(rows, model.head) if model.head else linears.tied_head(rows, embedding_table(model))
+    )
+    batch_and_kept = graph.node("Shape", kept, start=0, end=2)
+    shape = graph.node("Concat", batch_and_kept, graph.ints(model.vocabulary), axis=0)
+    graph.named("Reshape", (logits, shape), ("logits",))

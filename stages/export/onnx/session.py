@@ -1,0 +1,77 @@
+"""`ingot.json`: what a runtime session must know of an exported model, so that it never reads the graph."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from .networks import LOGITS_FROM, PAST, PRESENT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ...model.families import Architecture
+    from .graph import Graph
+
+SCHEMA = "ingot/session/v1"
+# The oldest onnxruntime whose CPU kernels compute all that is written here. Tried: 1.23.2, which lacks some,
+# and 1.24.1, 1.26.0 and 1.31.1, which agree.
+ONNXRUNTIME = ">=1.24"
+# Processors without an int8 dot product add pairs of products in 16 bits; this makes them widen the weights.
+EXACT_INT8 = {"session.x64quantprecision": "1"}
+
+
+def session_json(
+    architecture: Architecture, graph: Graph, directory: Path, opset: int, ir_version: int
+) -> dict[str, object]:
+    """The content of `ingot.json`.
+
+    directory: where config.json and generation_config.json lie, which name the special tokens.
+    session_options: config entries that a session should set for exact results.
+    """
+    ids = special_ids(directory)
+    causal = architecture.task == "causal-lm"
+    has_int8 = any(node.op_type == "MatMulIntegerToFloat" for node in graph.structure.node)
+    return {
+        "schema": SCHEMA,
+        "format": "onnx",
+        "task": architecture.task,
+        "model_type": architecture.model_type,
+        "layers": len(architecture.layers),
+        "hidden": architecture.hidden,
+        "heads": architecture.heads,
+        "kv_heads": architecture.kv_heads,
+        "head_dim": architecture.head_dim,
+        "vocabulary": architecture.vocabulary,
+        "context": architecture.context,
+        **ids,
+        "inputs": list(graph.input_names),
+        "outputs": list(graph.output_names),
+        "past": PAST if causal else None,
+        "present": PRESENT if causal else None,
+        "logits_from": LOGITS_FROM if causal else None,
+        "session_options": EXACT_INT8 if has_int8 else {},
+        "requires": {
+            "onnxruntime": ONNXRUNTIME,
+            "opset": opset,
+            "ir_version": ir_version,
+            "domains": list(graph.domains),
+        },
+    }
+
+
+def special_ids(directory: Path) -> dict[str, object]:
+    """`bos_id`, `eos_ids` and `pad_id`: generation_config.json has the last word over config.json."""
+    merged: dict[str, object] = {}
+    for name in ("config.json", "generation_config.json"):
+        path = directory / name
+        if path.is_file():
+            found: Mapping[str, object] = json.loads(path.read_text("utf-8"))
+            merged.update({key: value for key, value in found.items() if value is not None})
+    ends = merged.get("eos_token_id")
+    return {
+        "bos_id": merged.get("bos_token_id"),
+        "eos_ids": ends if isinstance(ends, list) else [] if ends is None else [ends],
+        "pad_id": merged.get("pad_token_id"),
+    }

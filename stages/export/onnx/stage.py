@@ -1,0 +1,152 @@
+"""`export.onnx`: a checkpoint, quantized or not, as one ONNX graph for prefill and decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ....artifacts.errors import RequirementError
+from ....artifacts.schema import param
+from ...base import Context, Requirement, Result, stage
+
+if TYPE_CHECKING:
+    from ...model.checkpoint import Checkpoint
+    from ...model.quantized import QuantizedCheckpoint
+    from .graph import Graph
+
+# The IR version that the onnx release which brought each opset introduced or kept.
+IR_VERSIONS = {23: 11, 24: 11}
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+SESSION_FILE = "ingot.json"
+ANY_VERSION = (1, 10_000)
+
+
+@dataclass(frozen=True)
+class OnnxParams:
+    """Parameters of `export.onnx`."""
+
+    opset: int = param(
+        23,
+        choices=tuple(IR_VERSIONS),
+        doc="ONNX operator set; 23 is the first with attention, rotary embedding and RMS norm as operators",
+    )
+    accuracy_level: int = param(
+        4,
+        choices=(0, 4),
+        doc="how MatMulNBits computes where weights ask for no activation scheme: 4 through int8 blocks of "
+        "activations, 0 in float32; 4 because it is several times as fast for a thousandth of a perplexity",
+    )
+    external_data_above_bytes: int = param(
+        1_000_000_000,
+        minimum=0,
+        doc="weights of models above this size go to model.onnx.data; below, one file is easier to handle, "
+        "above, a separate one is mapped and loads in half the time and memory",
+    )
+    opset_range: tuple[int, ...] = param(
+        ANY_VERSION, in_key=False, doc="lowest and highest opset that the target's runtime loads"
+    )
+    ir_version_range: tuple[int, ...] = param(
+        ANY_VERSION, in_key=False, doc="lowest and highest ONNX IR version that the target's runtime loads"
+    )
+
+
+def requirements(params: OnnxParams) -> tuple[Requirement, ...]:
+    """That the target's runtime takes the opset and the IR version, known before anything runs."""
+    checks = (
+        ("opset", params.opset, params.opset_range),
+        ("IR version", IR_VERSIONS[params.opset], params.ir_version_range),
+    )
+    return tuple(
+        Requirement(
+            f"ONNX {what} {value} within the target's {bounds[0]} to {bounds[-1]}",
+            bounds[0] <= value <= bounds[-1],
+            "choose a target whose runtime is newer, or another export.opset",
+        )
+        for what, value, bounds in checks
+    )
+
+
+@stage(
+    "export.onnx",
+    params=OnnxParams,
+    inputs={"model": ("checkpoint", "quantized-checkpoint")},
+    output="onnx",
+    version=1,
+    determinism="bitwise",
+    tools=("numpy", "onnx", "onnxruntime"),
+    summary="One ONNX graph for prefill and decoding, weights streamed, codes packed and never rounded",
+    requires=requirements,
+)
+def run(context: Context[OnnxParams]) -> Result:
+    """Writes model.onnx, with the tokenizer, the configs and `ingot.json` beside it."""
+    from ...model.checkpoint import Checkpoint
+    from ...model.families import architecture
+    from ...model.quantized import QuantizedCheckpoint
+    from .check import check_loads, check_structure
+    from .networks import build
+    from .session import ONNXRUNTIME, session_json
+    from .weights import Weights
+    from .writer import model_header
+
+    for requirement in requirements(context.params):
+        if not requirement.met:
+            raise RequirementError(f"the export needs {requirement.name}", fix=requirement.fix)
+    source = context.inputs["model"]
+    quantized = QuantizedCheckpoint.open(source.path) if source.kind == "quantized-checkpoint" else None
+    checkpoint = quantized.checkpoint if quantized else Checkpoint.open(source.path)
+    model = architecture(checkpoint.config, str(source.path / "config.json"), _names(checkpoint, quantized))
+    weights = Weights(checkpoint, quantized)
+    graph = build(model, weights, context.params.accuracy_level)
+    widths = weights.account(model)
+    opset, ir_version = context.params.opset, IR_VERSIONS[context.params.opset]
+    header = model_header(opset, ir_version, graph.domains)
+    check_structure(graph, header)
+    external = _write(context, graph, header.SerializeToString(deterministic=True))
+    for name in ("config.json", "generation_config.json", *checkpoint.tokenizer_files()):
+        if (source.path / name).is_file():
+            context.output.copy_in(source.path / name, str(name))
+    context.output.write_json(SESSION_FILE, session_json(model, graph, source.path, opset, ir_version))
+    checkpoint.tensors.close()
+    context.progress(1, 1, "loading the graph in onnxruntime")
+    check_loads(context.output.payload / MODEL_FILE)
+    return Result(
+        facts={
+            "task": model.task,
+            "model_type": model.model_type,
+            "parameters": sum(entry["parameters"] for entry in widths.values()),
+            "weights_by_width": widths,
+            "opset": opset,
+            "ir_version": ir_version,
+            "domains": list(graph.domains),
+            "external_data": external,
+            "requires": {"onnxruntime": ONNXRUNTIME},
+        }
+    )
+
+
+def _names(checkpoint: Checkpoint, quantized: QuantizedCheckpoint | None) -> list[str]:
+    """The names that the checkpoint's tensors had before any were quantized."""
+    if quantized is None:
+        return checkpoint.tensors.names()
+    return [*quantized.float_names(), *quantized.quantized]
+
+
+def _write(context: Context[OnnxParams], graph: Graph, header: bytes) -> bool:
+    """Streams the weights into the graph's file or beside it; whether they lie beside it."""
+    from .writer import place, write_data, write_model
+
+    total, done = graph.weight_bytes, 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        context.progress(done, total, "bytes of weights written")
+
+    placement = place(graph, context.params.external_data_above_bytes)
+    with context.output.create(MODEL_FILE) as sink:
+        write_model(graph, header, placement, DATA_FILE, sink, advance)
+    if placement.offsets:
+        with context.output.create(DATA_FILE) as sink:
+            write_data(graph, placement, sink, advance)
+    return bool(placement.offsets)

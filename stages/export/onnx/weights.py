@@ -1,0 +1,189 @@
+"""The checkpoint's tensors as initializers of a graph, float or quantized, and an account of their use."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....artifacts.errors import CorruptError, IntakeError, StageError
+from .graph import Initializer
+from .packing import group_of_block, pack_bits, to_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy.typing as npt
+
+    from ...model.checkpoint import Checkpoint
+    from ...model.families import Architecture
+    from ...model.quantized import QuantizedCheckpoint, QuantizedWeight, WeightSpec
+    from .kernels import BlockKernel
+
+# Large enough that a block costs more to convert than to start, small beside any model.
+BLOCK_ELEMENTS = 1 << 21
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """The initializers of a weight in blocks; zero points are absent where the kernel's default is right.
+
+    codes: uint8 [out, blocks, block·bits/8].  scales: float32 [out, blocks].  zeros: uint8 [out,
+    ceil(blocks·bits/8)], as products read them.  lookup_zeros: uint8 [out, blocks, 1], as look-ups do.
+    """
+
+    codes: Initializer
+    scales: Initializer
+    zeros: Initializer | None
+    lookup_zeros: Initializer | None
+
+
+class Weights:
+    """Gives initializers by tensor name; raises IntakeError for a tensor that is missing or misshapen."""
+
+    def __init__(self, checkpoint: Checkpoint, quantized: QuantizedCheckpoint | None) -> None:
+        self._checkpoint = checkpoint
+        self._quantized = quantized
+        self._specs: Mapping[str, WeightSpec] = quantized.quantized if quantized else {}
+        self._used: dict[str, tuple[str, int]] = {}
+
+    def spec(self, name: str) -> WeightSpec | None:
+        """How the weight is quantized, or None when it is in floating point."""
+        return self._specs.get(name)
+
+    def floats(self, name: str, shape: tuple[int, ...]) -> Initializer:
+        """A floating-point tensor as float32, converted block by block while it is written."""
+        tensors = self._checkpoint.tensors
+        if name not in tensors:
+            raise IntakeError(f"the tensor {name} is missing", where=str(self._checkpoint.directory))
+        self._check_shape(name, tensors.info(name).shape, shape)
+        if tensors.info(name).dtype not in ("F32", "F16", "BF16", "F64"):
+            raise IntakeError(
+                f"the tensor {name} is {tensors.info(name).dtype}, not a floating-point weight",
+                where=str(self._checkpoint.directory),
+            )
+        self._used[name] = ("float32", math.prod(shape))
+        rows = max(1, BLOCK_ELEMENTS // max(1, math.prod(shape[1:])))
+
+        def blocks() -> Iterator[npt.NDArray[Any]]:
+            for start in range(0, shape[0], rows):
+                yield tensors.float32(name, slice(start, start + rows))
+            tensors.release(name)
+
+        return Initializer(name, "float32", shape, blocks)
+
+    def packed(self, name: str, shape: tuple[int, int], kernel: BlockKernel) -> PackedWeight:
+        """A quantized weight [out, in] in blocks: the checkpoint's codes, rearranged only."""
+        weight = self._weight(name, shape)
+        rows, columns = shape
+        count = kernel.blocks(columns)
+        group = group_of_block(columns, kernel.group_size, kernel.block)
+        step = max(1, BLOCK_ELEMENTS // columns)
+
+        def codes() -> Iterator[npt.NDArray[Any]]:
+            for start in range(0, rows, step):
+                part = weight.codes[start : start + step]
+                _check_codes(weight, part)
+                blocks = to_blocks(part, weight.zeros[start : start + step, group], kernel.block)
+                yield pack_bits(blocks, kernel.bits)
+            self._release(name)
+
+        def zeros() -> Iterator[npt.NDArray[Any]]:
+            yield pack_bits(weight.zeros[:, group], kernel.bits)
+
+        def lookup_zeros() -> Iterator[npt.NDArray[Any]]:
+            yield np.ascontiguousarray(weight.zeros[:, group, None])
+
+        def scales() -> Iterator[npt.NDArray[Any]]:
+            yield np.ascontiguousarray(weight.scales[:, group])
+
+        per_byte = 8 // kernel.bits
+        packed_zeros = Initializer(f"{name}.zeros", "uint8", (rows, -(-count // per_byte)), zeros)
+        plain_zeros = Initializer(f"{name}.lookup_zeros", "uint8", (rows, count, 1), lookup_zeros)
+        return PackedWeight(
+            Initializer(f"{name}.codes", "uint8", (rows, count, kernel.block // per_byte), codes),
+            Initializer(f"{name}.scales", "float32", (rows, count), scales),
+            packed_zeros if kernel.has_zeros else None,
+            plain_zeros if kernel.has_zeros else None,
+        )
+
+    def int8_columns(self, name: str, shape: tuple[int, int]) -> tuple[Initializer, Initializer, Initializer]:
+        """A weight with one scale a row, as signed codes [in, out], scales [out] and zero points [out]."""
+        weight = self._weight(name, shape)
+        rows, columns = shape
+        step = max(1, BLOCK_ELEMENTS // rows)
+
+        def codes() -> Iterator[npt.NDArray[Any]]:
+            for start in range(0, columns, step):
+                yield _signed(weight.codes[:, start : start + step].T)
+            self._release(name)
+
+        return (
+            Initializer(f"{name}.codes", "int8", (columns, rows), codes),
+            Initializer(f"{name}.scales", "float32", (rows,), lambda: iter((weight.scales.reshape(-1),))),
+            Initializer(f"{name}.zeros", "int8", (rows,), lambda: iter((_signed(weight.zeros.reshape(-1)),))),
+        )
+
+    def account(self, architecture: Architecture) -> dict[str, dict[str, int]]:
+        """How many tensors and parameters the graph holds at each width, such as `int4` or `float32`.
+
+        Raises IntakeError for a tensor of the checkpoint that the graph left out and that the architecture
+        does not name as unused, StageError when nothing of a quantized checkpoint arrived in the graph.
+        """
+        parts = {f"{name}.{part}" for name in self._specs for part in ("codes", "scales", "zeros")}
+        names = [name for name in self._checkpoint.tensors.names() if name not in parts]
+        for name in (*names, *self._specs):
+            ignored = any(fnmatch.fnmatchcase(name, pattern) for pattern in architecture.ignored)
+            if name not in self._used and not ignored:
+                raise IntakeError(
+                    f"the tensor {name} is not part of a {architecture.model_type} network",
+                    where=str(self._checkpoint.directory),
+                    fix="check that config.json belongs to these weights",
+                )
+        if self._quantized is not None and not any(name in self._used for name in self._specs):
+            raise StageError("the checkpoint is quantized, but no quantized weight arrived in the graph")
+        counts: dict[str, dict[str, int]] = {}
+        for width, parameters in self._used.values():
+            entry = counts.setdefault(width, {"tensors": 0, "parameters": 0})
+            entry["tensors"] += 1
+            entry["parameters"] += parameters
+        return dict(sorted(counts.items()))
+
+    def _weight(self, name: str, shape: tuple[int, int]) -> QuantizedWeight:
+        if self._quantized is None:
+            raise StageError(f"{name} is not quantized")
+        weight = self._quantized.weight(name)
+        bits = weight.spec.format.bits
+        self._check_shape(name, weight.codes.shape, shape)
+        self._check_shape(f"{name}.scales", weight.scales.shape, (shape[0], weight.spec.groups))
+        self._check_shape(f"{name}.zeros", weight.zeros.shape, (shape[0], weight.spec.groups))
+        if weight.spec.format.sym and not np.all(weight.zeros == 2 ** (bits - 1)):
+            raise CorruptError(
+                f"{name} is called symmetric, but its zero points are not all {2 ** (bits - 1)}"
+            )
+        self._used[name] = (f"int{bits}", math.prod(shape))
+        return weight
+
+    def _check_shape(self, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if found != expected:
+            raise IntakeError(
+                f"the tensor {name} has the shape {list(found)}, the config asks for {list(expected)}",
+                where=str(self._checkpoint.directory),
+            )
+
+    def _release(self, name: str) -> None:
+        self._checkpoint.tensors.release(f"{name}.codes")
+
+
+def _check_codes(weight: QuantizedWeight, codes: npt.NDArray[np.uint8]) -> None:
+    highest = int(codes.max(initial=0))
+    if highest >= 2**weight.spec.format.bits:
+        raise CorruptError(f"{weight.name} holds the code {highest} in {weight.spec.format.bits} bits")
+
+
+def _signed(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+    """Codes about 128 as codes about 0: the top bit flipped."""
+    return np.ascontiguousarray(codes ^ np.uint8(128)).view(np.int8)

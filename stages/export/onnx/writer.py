@@ -1,0 +1,146 @@
+"""An ONNX file written front to back: the weights flow through, a block at a time, into it or beside it.
+
+The onnx library builds a message in memory and serializes a copy, twice the model. A protobuf message is the
+concatenation of its fields in any order (https://protobuf.dev/programming-guides/encoding), so the structure
+is serialized by the library and the initializers' bytes are framed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import onnx
+from onnx import TensorProto, helper
+
+from ....artifacts.errors import StageError
+from .graph import ELEMENT_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .graph import Graph, Initializer
+
+# Field numbers of onnx.proto.
+GRAPH_OF_MODEL, INITIALIZER_OF_GRAPH, RAW_DATA_OF_TENSOR = 7, 5, 9
+LENGTH_DELIMITED = 2
+# External tensors begin on a page, so that a runtime can map them; those below it stay in the graph.
+PAGE_BYTES = 4096
+# A protobuf message may not be larger, whatever a parameter asks.
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+
+
+class Sink(Protocol):
+    """A file being written; it need not seek."""
+
+    def write(self, data: memoryview | bytes, /) -> object:
+        """Takes all of ``data``."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where initializers' bytes go: offsets into the data file by name; absent ones stay in the graph."""
+
+    offsets: dict[str, int]
+    data_bytes: int
+
+
+def place(graph: Graph, external_above_bytes: int) -> Placement:
+    """Keeps all in the graph's file up to that size, else moves tensors of a page or more out of it."""
+    structure_bytes = graph.structure.ByteSize()
+    if graph.weight_bytes + structure_bytes <= min(external_above_bytes, PROTOBUF_LIMIT_BYTES):
+        return Placement({}, 0)
+    offsets: dict[str, int] = {}
+    position = 0
+    for initializer in graph.initializers:
+        if initializer.bytes >= PAGE_BYTES:
+            offsets[initializer.name] = position
+            position = -(-(position + initializer.bytes) // PAGE_BYTES) * PAGE_BYTES
+    return Placement(offsets, position)
+
+
+def model_header(opset: int, ir_version: int, domains: tuple[str, ...]) -> onnx.ModelProto:
+    """A model without its graph."""
+    return onnx.ModelProto(
+        ir_version=ir_version,
+        producer_name="ingot",
+        opset_import=[helper.make_opsetid("", opset), *(helper.make_opsetid(name, 1) for name in domains)],
+    )
+
+
+def write_model(
+    graph: Graph,
+    header: bytes,
+    placement: Placement,
+    data_name: str,
+    sink: Sink,
+    progress: Callable[[int], None],
+) -> None:
+    """Writes the model file.
+
+    header: the serialized model without its graph.  progress: is told of the bytes of each block written.
+    """
+    sink.write(header)
+    structure = graph.structure.SerializeToString(deterministic=True)
+    frames = [_frame(initializer, placement, data_name) for initializer in graph.initializers]
+    size = len(structure) + sum(len(head) + inline for head, inline in frames)
+    sink.write(_tag(GRAPH_OF_MODEL) + _varint(size))
+    sink.write(structure)
+    for initializer, (head, inline) in zip(graph.initializers, frames, strict=True):
+        sink.write(head)
+        if inline:
+            _write_data(initializer, sink, progress)
+
+
+def write_data(graph: Graph, placement: Placement, sink: Sink, progress: Callable[[int], None]) -> None:
+    """Writes the data file: the external tensors at their offsets, zeros between."""
+    position = 0
+    for initializer in graph.initializers:
+        if initializer.name in placement.offsets:
+            sink.write(bytes(placement.offsets[initializer.name] - position))
+            _write_data(initializer, sink, progress)
+            position = placement.offsets[initializer.name] + initializer.bytes
+    sink.write(bytes(placement.data_bytes - position))
+
+
+def _frame(initializer: Initializer, placement: Placement, data_name: str) -> tuple[bytes, int]:
+    """What stands before an initializer's data in the graph, and how many bytes of data follow there."""
+    tensor = TensorProto(
+        name=initializer.name, data_type=ELEMENT_TYPES[initializer.dtype], dims=initializer.shape
+    )
+    offset = placement.offsets.get(initializer.name)
+    if offset is not None:
+        tensor.data_location = TensorProto.EXTERNAL
+        entries = {"location": data_name, "offset": offset, "length": initializer.bytes}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+        body = tensor.SerializeToString(deterministic=True)
+        return _tag(INITIALIZER_OF_GRAPH) + _varint(len(body)) + body, 0
+    body = tensor.SerializeToString(deterministic=True)
+    body += _tag(RAW_DATA_OF_TENSOR) + _varint(initializer.bytes)
+    return _tag(INITIALIZER_OF_GRAPH) + _varint(len(body) + initializer.bytes) + body, initializer.bytes
+
+
+def _write_data(initializer: Initializer, sink: Sink, progress: Callable[[int], None]) -> None:
+    written = 0
+    for block in initializer.blocks():
+        if block.dtype.name != initializer.dtype or not block.flags.c_contiguous:
+            raise StageError(f"{initializer.name} gave a block of {block.dtype.name} that cannot be written")
+        sink.write(block.data.cast("B") if block.size else b"")
+        written += block.nbytes
+        progress(block.nbytes)
+    if written != initializer.bytes:
+        raise StageError(f"{initializer.name} gave {written} bytes of {initializer.bytes}")
+
+
+def _tag(field: int) -> bytes:
+    return _varint(field << 3 | LENGTH_DELIMITED)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
