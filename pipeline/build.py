@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 TAIL_LINES = 5
 TAIL_BYTES = 1 << 14
+# How faulthandler begins what it writes when C code crashes.
+CRASH = "Fatal Python error"
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,11 @@ def died(job: Job, ended: Ended) -> StageError:
 
 
 def last_lines(log: Path) -> list[str]:
-    """The last few lines of a log, without blank ones."""
+    """The last few lines of a log, or the first of a crash report at its end, whose cause comes first."""
     with storage(log), log.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(max(0, size - TAIL_BYTES))
         text = stream.read().decode("utf-8", errors="replace")
-    return list(collections.deque((line for line in text.splitlines() if line.strip()), maxlen=TAIL_LINES))
+    lines = [line for line in text.splitlines() if line.strip()]
+    crashes = [position for position, line in enumerate(lines) if line.startswith(CRASH)]
+    return lines[crashes[-1] :][:TAIL_LINES] if crashes else lines[-TAIL_LINES:]

@@ -181,7 +181,7 @@ def take_over_standard_streams() -> int:
     os.close(nothing)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)
     threading.Thread(target=outlive_no_driver, args=(driver,), daemon=True).start()
     return events
 

@@ -1,0 +1,132 @@
+"""The journal: what is written is read back, and a crash costs at most the line it tore."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ingot.artifacts.errors import CorruptError, StoreError
+from ingot.pipeline import events, journal
+from ingot.pipeline.journal import Journal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = st.text(max_size=20)
+FINISHED = st.builds(
+    events.NodeFinished,
+    TEXT, TEXT, TEXT,
+    key=st.none() | TEXT,
+    artifact=st.none() | TEXT,
+    seconds=st.floats(allow_nan=False, allow_infinity=False),
+    max_rss_bytes=st.integers(0, 2**60),
+    error=st.none() | st.fixed_dictionaries({"kind": TEXT, "what": TEXT, "where": st.none() | TEXT}),
+)  # fmt: skip
+EVENT = st.one_of(
+    FINISHED,
+    st.builds(events.RunStarted, TEXT, st.lists(TEXT).map(tuple)),
+    st.builds(events.NodeStarted, TEXT, TEXT, TEXT, st.integers(), st.integers(), TEXT),
+    st.builds(events.Progress, TEXT, st.integers(), st.integers(), TEXT),
+    st.builds(events.Note, TEXT, TEXT),
+    st.builds(events.Heartbeat, TEXT, st.integers()),
+    st.builds(events.RunFinished, TEXT, TEXT, st.floats(0, 1e9)),
+)
+
+STORY = (
+    events.RunStarted("r", ("a", "b")),
+    events.NodeStarted("a", "toy.text", "k", 2, 1000, "a.log"),
+    events.Note("a", "a line\nwith an end and a “quote”"),
+    events.NodeFinished("a", "built", "nothing in the store", seconds=1.5),
+    events.RunFinished("r", "done", 2.0),
+)
+
+
+def written(directory: Path) -> Path:
+    with Journal.create(directory, {"nodes": {}}) as log:
+        for event in STORY:
+            log.write(event)
+    return directory / journal.EVENTS
+
+
+@given(EVENT)
+def test_every_event_survives_its_line(event: events.Event) -> None:
+    line = events.encode(event)
+    assert line.count(b"\n") == 1
+    assert events.decode(line) == event
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"hello", b"[1]", b'{"event":"unheard_of"}', b'{"event":"note","node":"a"}', b"\xff"]
+)
+def test_a_line_that_is_no_event_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - JSON's and Unicode's own errors are meant as well
+        events.decode(line)
+
+
+def test_the_journal_is_read_back_in_order_with_times(tmp_path: Path) -> None:
+    written(tmp_path)
+    entries = journal.read(tmp_path)
+    assert tuple(entry.event for entry in entries) == STORY
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry.time) for entry in entries)
+    assert sorted(entry.time for entry in entries) == [entry.time for entry in entries]
+    assert journal.read_plan(tmp_path) == {"nodes": {}}
+
+
+def test_wherever_a_crash_tears_the_last_line_the_lines_before_it_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    whole = path.read_bytes()
+    last = whole[:-1].rindex(b"\n") + 1
+    for end in range(last, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        assert tuple(entry.event for entry in journal.read(tmp_path)) == STORY[:-1]
+
+
+def test_damage_before_the_last_line_is_named_with_its_line(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = b'{"event":"note"\n'
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(CorruptError) as caught:
+        journal.read(tmp_path)
+    assert (caught.value.where or "").endswith("events.jsonl:2")
+
+
+def test_progress_and_heartbeats_are_not_kept(tmp_path: Path) -> None:
+    with Journal.create(tmp_path, {}) as log:
+        log.write(events.Progress("a", 1, 2, "layers"))
+        log.write(events.Heartbeat("a", 5))
+    assert journal.read(tmp_path) == ()
+
+
+def test_a_second_journal_in_one_run_directory_is_refused(tmp_path: Path) -> None:
+    written(tmp_path)
+    with pytest.raises(StoreError, match="journal already"):
+        Journal.create(tmp_path, {})
+
+
+def test_a_missing_journal_or_plan_is_a_clear_error(tmp_path: Path) -> None:
+    for reader in (journal.read, journal.read_plan):
+        with pytest.raises(StoreError):
+            reader(tmp_path)
+
+
+def test_a_damaged_plan_is_a_clear_error(tmp_path: Path) -> None:
+    for text in ("{", json.dumps([])):
+        (tmp_path / journal.PLAN).write_text(text)
+        with pytest.raises(CorruptError):
+            journal.read_plan(tmp_path)
+
+
+def test_run_ids_sort_by_time_and_can_name_a_run_in_a_store(store: object) -> None:
+    from ingot.artifacts.store import Store
+
+    assert isinstance(store, Store)
+    ids = [journal.new_run_id() for _ in range(200)]
+    stamps = [name.rpartition("-")[0] for name in ids]
+    assert stamps == sorted(stamps)
+    assert len(set(ids)) == len(ids)
+    assert store.run_dir(ids[0]).name == ids[0]
