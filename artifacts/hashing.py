@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import io
 import os
@@ -25,55 +26,66 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 BLOCK_BYTES = 1 << 20
+BLOCKS = 4  # blocks that may wait for the hash: enough to ride out a pause of one thread
+SYNC_BYTES = 16 << 20  # how much is written before the disk is asked to start on it
 FICLONE = 0x40049409  # linux/fs.h: share the extents of another file
 NOT_CLONABLE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
 
 
-class BackgroundDigest:
-    """A SHA-256 that is fed in order by a helper thread; hashlib releases the interpreter while it works."""
+class Helper:
+    """A thread that does small jobs in order; hashing and disk calls release the interpreter meanwhile."""
 
-    def __init__(self) -> None:
-        self._state = hashlib.sha256()
-        self._todo: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._todo: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._outstanding = 0
 
-    def submit(self, block: memoryview) -> None:
-        """Takes ``block`` next; its bytes must not change until :meth:`drain` returns."""
+    def submit(self, job: Callable[[], object]) -> None:
+        """Does ``job`` after those before it; the thread starts with the first one."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="ingot-sha256", daemon=True)
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         self._outstanding += 1
-        self._todo.put(block)
+        self._todo.put(job)
 
-    def drain(self) -> None:
-        """Waits until all submitted blocks are hashed."""
-        while self._outstanding:
-            self._done.get()
+    def wait(self, left: int) -> None:
+        """Waits until at most ``left`` jobs are unfinished; raises the OSError of one that failed."""
+        while self._outstanding > left:
+            error = self._done.get()
             self._outstanding -= 1
+            if error is not None:
+                raise error
 
-    def finish(self, rest: memoryview) -> str:
-        """The digest of all submitted blocks and ``rest``; ends the helper thread."""
-        self.drain()
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._outstanding == self._done.qsize()
+
+    def finish(self) -> None:
+        """Waits for all jobs and ends the thread; raises the OSError of one that failed."""
         if self._thread is not None:
             self._todo.put(None)
             self._thread.join()
             self._thread = None
-        self._state.update(rest)
-        return self._state.hexdigest()
+        self.wait(0)
 
     def _work(self) -> None:
-        while (block := self._todo.get()) is not None:
-            self._state.update(block)
-            self._done.put(None)
+        while (job := self._todo.get()) is not None:
+            try:
+                job()
+            except OSError as error:
+                self._done.put(error)
+            else:
+                self._done.put(None)
 
 
 class HashingFile(io.BufferedIOBase):
     """A new binary file, written front to back, whose ``sha256`` and ``size`` (bytes) are known once closed.
 
-    A block is hashed by a helper thread while this one writes it. Closing waits for the disk. A block left by
-    an exception inside ``with`` removes the file. Raises StoreError when the disk is full or read-only.
+    A block is hashed by one helper thread while this one writes it and a second asks the disk for what was
+    written before. Closing waits for the disk. An exception inside ``with`` removes the file. Raises
+    StoreError when the disk is full or read-only.
     """
 
     def __init__(self, path: Path, on_close: Callable[[HashingFile], None] | None = None) -> None:
@@ -82,8 +94,11 @@ class HashingFile(io.BufferedIOBase):
         self.size = 0
         self.sha256 = ""
         self._on_close = on_close
-        self._hash = BackgroundDigest()
-        self._buffers = (memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES)))
+        self._state = hashlib.sha256()
+        self._hash = Helper("ingot-sha256")
+        self._sync = Helper("ingot-sync")
+        self._synced = 0
+        self._blocks = [memoryview(bytearray(BLOCK_BYTES))]
         self._current = 0
         self._filled = 0
         self._descriptor = -1
@@ -109,20 +124,22 @@ class HashingFile(io.BufferedIOBase):
         view = memoryview(data).cast("B")
         count = len(view)
         if count >= BLOCK_BYTES:
-            self._write_buffer()
-            self._emit(view)
-            self._hash.drain()
+            self._write_block()
+            self._hash.submit(functools.partial(self._state.update, view))
+            for start in range(0, count, SYNC_BYTES):
+                self._write(view[start : start + SYNC_BYTES])
+            self._hash.wait(0)
             return count
         while view:
             taken = min(len(view), BLOCK_BYTES - self._filled)
-            self._buffers[self._current][self._filled : self._filled + taken] = view[:taken]
+            self._blocks[self._current][self._filled : self._filled + taken] = view[:taken]
             self._advance(taken)
             view = view[taken:]
         return count
 
     def write_from(self, descriptor: int) -> None:
         """Appends what remains in an open file."""
-        while count := os.readv(descriptor, [self._buffers[self._current][self._filled :]]):
+        while count := os.readv(descriptor, [self._blocks[self._current][self._filled :]]):
             self._advance(count)
 
     def clone_from(self, descriptor: int) -> bool:
@@ -134,8 +151,8 @@ class HashingFile(io.BufferedIOBase):
                 if error.errno in NOT_CLONABLE:
                     return False
                 raise
-        self.size = os.fstat(self._descriptor).st_size
-        self.sha256 = digest_file(self.path)
+            self.size = os.fstat(self._descriptor).st_size
+            self.sha256 = digest_file(self.path)
         return True
 
     def close(self) -> None:
@@ -144,13 +161,7 @@ class HashingFile(io.BufferedIOBase):
             return
         try:
             with storage(self.path):
-                if not self.sha256:
-                    rest = self._buffers[self._current][: self._filled]
-                    write_all(self._descriptor, rest)
-                    self.size += self._filled
-                    self.sha256 = self._hash.finish(rest)
-                os.fsync(self._descriptor)
-                self._check_length()
+                self._finish()
         except BaseException:
             self._discard()
             raise
@@ -172,33 +183,53 @@ class HashingFile(io.BufferedIOBase):
         if self._descriptor >= 0:
             self._discard()
 
-    def _check_length(self) -> None:
+    def _advance(self, count: int) -> None:
+        self._filled += count
+        if self._filled == BLOCK_BYTES:
+            self._write_block()
+
+    def _write_block(self) -> None:
+        if not self._filled:
+            return
+        block = self._blocks[self._current][: self._filled]
+        self._filled = 0
+        self._hash.submit(functools.partial(self._state.update, block))
+        self._write(block)
+        self._current = (self._current + 1) % BLOCKS
+        if self._current == len(self._blocks):
+            self._blocks.append(memoryview(bytearray(BLOCK_BYTES)))
+        self._hash.wait(
+            BLOCKS - 1
+        )  # then the block about to be filled, the oldest, is no longer being hashed
+
+    def _write(self, block: memoryview) -> None:
+        with storage(self.path):
+            write_all(self._descriptor, block)
+            self.size += len(block)
+            if self.size - self._synced >= SYNC_BYTES and self._sync.is_idle():
+                self._synced = self.size
+                self._sync.wait(0)
+                self._sync.submit(functools.partial(os.fdatasync, self._descriptor))
+
+    def _finish(self) -> None:
+        rest = self._blocks[self._current][: self._filled]
+        self._filled = 0
+        write_all(self._descriptor, rest)
+        self.size += len(rest)
+        self._sync.finish()
+        os.fsync(self._descriptor)  # the last blocks are being hashed meanwhile
+        self._hash.finish()
+        self._state.update(rest)
+        if not self.sha256:
+            self.sha256 = self._state.hexdigest()
         arrived = os.fstat(self._descriptor).st_size
         if arrived != self.size:
             raise OSError(errno.EIO, f"{arrived} bytes arrived of {self.size}")
 
-    def _advance(self, count: int) -> None:
-        self._filled += count
-        if self._filled == BLOCK_BYTES:
-            self._write_buffer()
-
-    def _write_buffer(self) -> None:
-        if self._filled:
-            block = self._buffers[self._current][: self._filled]
-            self._filled = 0
-            self._current ^= 1
-            self._emit(block)
-
-    def _emit(self, block: memoryview) -> None:
-        # Draining first bounds the queue to one block, so that the other buffer is free to fill.
-        self._hash.drain()
-        self._hash.submit(block)
-        with storage(self.path):
-            write_all(self._descriptor, block)
-        self.size += len(block)
-
     def _discard(self) -> None:
-        self._hash.finish(memoryview(b""))
+        for helper in (self._sync, self._hash):
+            with contextlib.suppress(OSError):  # the file is given up already
+                helper.finish()
         self._release()
         self.path.unlink(missing_ok=True)
         super().close()
