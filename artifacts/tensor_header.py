@@ -8,7 +8,6 @@ this does not.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import stat
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from .errors import IntakeError
+from .strict_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,11 +128,9 @@ def read_json(stream: BinaryIO, size: int) -> tuple[dict[str, object], int]:
     if not raw.startswith(b"{"):
         raise HeaderFault("its header does not begin with '{'")
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
-    except RecursionError:
-        raise HeaderFault("its header is nested too deeply") from None
+        header = parse_object(raw)
     except ValueError as error:
-        raise HeaderFault(f"its header is not JSON: {error}") from None
+        raise HeaderFault(f"its header {error}") from None
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise HeaderFault("its __metadata__ is not a mapping of text to text")
@@ -151,23 +149,6 @@ def read_exactly(stream: BinaryIO, count: int) -> bytes:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
-
-
-def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object whose keys differ; JSON itself lets the last of equal keys win in silence."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise HeaderFault(f"the key {key!r} occurs twice")
-            seen.add(key)
-    return found
-
-
-def refuse_constant(text: str) -> object:
-    """Python reads NaN and Infinity as JSON; the format does not know them."""
-    raise HeaderFault(f"its header holds {text}")
 
 
 def parse_entry(name: str, value: object, data_start: int, path: Path) -> TensorInfo:

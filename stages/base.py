@@ -99,6 +99,7 @@ class Stage(Generic[P]):
     host_bound: bool = False
     requires: Callable[[P], tuple[Requirement, ...]] | None = None
     exclusive: bool = False
+    reads: Callable[[P], Mapping[str, Path]] | None = None
 
 
 def stage(
@@ -114,18 +115,21 @@ def stage(
     host_bound: bool = False,
     requires: Callable[[P], tuple[Requirement, ...]] | None = None,
     exclusive: bool = False,
+    reads: Callable[[P], Mapping[str, Path]] | None = None,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
     tools: distributions whose versions enter the key.  host_bound: the output depends on this very machine,
     so the host's fingerprint enters the key.  requires: what must be present, asked at plan time.
-    exclusive: it measures time, so the scheduler runs nothing else beside it.
+    exclusive: it measures time, so the scheduler runs nothing else beside it.  reads: files that it takes
+    beside its inputs and its file parameters, by a name that is the same everywhere; their content and those
+    names enter the key.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary,
-            function, function.__module__, host_bound, requires, exclusive,
+            function, function.__module__, host_bound, requires, exclusive, reads,
         )  # fmt: skip
 
     return wrap

@@ -1,0 +1,107 @@
+"""Intake: what a source is, and whether it may be loaded, from its headers and JSON files alone.
+
+It runs while planning, so it imports neither numpy nor a framework. NaN and infinite weights are found later,
+by the `load` stage, while their bytes pass by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import IntakeError
+from ..model.checkpoint import CONFIG_FILE, Checkpoint
+from .files import source_files
+from .origin import describe_source
+from .tokenizer import check_tokenizer
+from .weights import check_tensors, expected_tensors, main_dtype
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is known of a source checkpoint.
+
+    architecture: transformers' class.  task: causal-lm or encoder.  parameters: of the network, a tied head
+    counted once.  weight_bytes: of the safetensors files.  dtype: of most parameters.  context: the longest
+    sequence, in tokens.  source: uri, and revision and license where they are known; it says where the files
+    were found, so it is no part of what they are.
+    """
+
+    architecture: str
+    model_type: str
+    task: str
+    parameters: int
+    weight_bytes: int
+    dtype: str
+    layers: int
+    hidden: int
+    vocabulary: int
+    context: int
+    tied: bool
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """All of it as plain values."""
+        return asdict(self)
+
+    def identity(self) -> dict[str, object]:
+        """What the files alone say, whatever directory they are in: the facts of the loaded artifact."""
+        return {name: value for name, value in asdict(self).items() if name != "source"}
+
+
+def inspect_source(directory: Path) -> SourceFacts:
+    """Checks a checkpoint directory and says what it is.
+
+    Raises IntakeError when the directory, its config, its weights or its tokenizer is missing or malformed;
+    for pickled weights, custom code, an unknown architecture, weights that are quantized or do not fit the
+    config, a tokenizer with more tokens than the vocabulary, and symlinks that leave the source.
+    """
+    files = source_files(directory)
+    checkpoint = Checkpoint.open(directory)
+    where = str(directory / CONFIG_FILE)
+    check_config(checkpoint.config, where)
+    model = checkpoint.architecture
+    check_tensors(checkpoint.tensors, model, str(directory))
+    check_tokenizer(directory, model.vocabulary)
+    return SourceFacts(
+        architecture=class_name(checkpoint.config),
+        model_type=model.model_type,
+        task=model.task,
+        parameters=sum(checkpoint.tensors.info(name).count for name in expected_tensors(model)),
+        weight_bytes=sum(path.stat().st_size for path in files.values() if path.suffix == ".safetensors"),
+        dtype=main_dtype(checkpoint.tensors, model),
+        layers=len(model.layers),
+        hidden=model.hidden,
+        vocabulary=model.vocabulary,
+        context=model.context,
+        tied=model.tied,
+        source=describe_source(directory),
+    )
+
+
+def check_config(config: Mapping[str, object], where: str) -> None:
+    """Raises IntakeError for a model that needs its own code, and for one that is quantized already."""
+    if "auto_map" in config:
+        raise IntakeError(
+            "auto_map: the model needs code of its own, which is never run",
+            where=where,
+            fix="save it as an architecture of transformers itself, without auto_map",
+        )
+    quantization = config.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise IntakeError(
+            f"quantization_config: the weights are quantized already ({method or 'unknown method'})",
+            where=where,
+            fix="start from the unquantized checkpoint",
+        )
+
+
+def class_name(config: Mapping[str, object]) -> str:
+    """The class in transformers that the config names, or its model_type where it names none."""
+    classes = config.get("architectures")
+    return str(classes[0] if isinstance(classes, list) and classes else config["model_type"])

@@ -1,0 +1,155 @@
+"""A checkpoint directory as transformers saves it: config.json, tokenizer, safetensors in one or many files.
+
+Opening one reads headers alone and imports nothing heavy; tensors are mapped and read when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import IntakeError
+from ...artifacts.strict_json import parse_object
+from ...artifacts.tensors import TensorSource
+from .families import Architecture, architecture
+
+if TYPE_CHECKING:
+    from ...artifacts.outbox import Outbox
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILES = (
+    TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+SIDECAR_FILES = (
+    CONFIG_FILE, "generation_config.json", *TOKENIZER_FILES,
+    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "NOTICE.md",
+)  # fmt: skip
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+# The largest tokenizers of today are about 35 MB.
+MAX_JSON_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint. config: the content of config.json.  tensors: all of its safetensors as one."""
+
+    directory: Path
+    config: Mapping[str, object]
+    tensors: TensorSource
+
+    @staticmethod
+    def open(directory: Path) -> Checkpoint:
+        """Opens a directory of a config and safetensors.
+
+        Raises IntakeError for a missing or malformed config, index or safetensors file, and for an index that
+        does not name exactly the tensors that its shards hold.
+        """
+        config = read_object(directory / CONFIG_FILE)
+        index = read_index(directory)
+        tensors = TensorSource.open(weight_files(directory, index))
+        if index is not None and (odd := set(index).symmetric_difference(tensors.names())):
+            name = min(odd)
+            fault = "its shards lack" if name in index else "it does not name, though a shard holds it,"
+            raise IntakeError(f"the index does not fit: {fault} {name!r}", where=str(directory / INDEX_FILE))
+        return Checkpoint(directory, config, tensors)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the config and the names of the tensors describe; raises IntakeError for unknown ones."""
+        return architecture(self.config, str(self.directory / CONFIG_FILE), self.tensors.names())
+
+    def sidecars(self) -> tuple[Path, ...]:
+        """The files beside the weights: config, generation settings, tokenizer, chat template, licence."""
+        return present(self.directory, SIDECAR_FILES)
+
+    def tokenizer_files(self) -> tuple[Path, ...]:
+        """The tokenizer's files and the chat template."""
+        return present(self.directory, TOKENIZER_FILES)
+
+    def copy_sidecars(self, output: Outbox) -> None:
+        """Copies the files beside the weights into an artifact in the making, byte for byte."""
+        for path in self.sidecars():
+            output.copy_in(path, path.name)
+
+
+def present(directory: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+    """Those of ``names`` that exist in ``directory``, symlinks included."""
+    return tuple(path for path in (directory / name for name in names) if path.is_file() or path.is_symlink())
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a file; raises IntakeError when it is missing, too large or anything else."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        fix = "give the directory that save_pretrained() wrote"
+        raise IntakeError(
+            f"{path.name} cannot be read: {error.strerror}", where=str(path), fix=fix
+        ) from error
+    if len(data) > MAX_JSON_BYTES:
+        raise IntakeError(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB", where=str(path))
+    try:
+        return parse_object(data)
+    except ValueError as error:
+        raise IntakeError(f"{path.name} {error}", where=str(path)) from None
+
+
+def read_index(directory: Path) -> dict[str, str] | None:
+    """Tensor name → shard of a sharded checkpoint; None where there is one file, which goes first as in
+    transformers. Raises IntakeError for a malformed index and for a shard outside of the directory.
+    """
+    path = directory / INDEX_FILE
+    if (directory / WEIGHTS_FILE).exists() or not path.exists():
+        return None
+    weight_map = read_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise IntakeError("the index has no weight_map", where=str(path))
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise IntakeError(
+                f"the index puts {name!r} into {shard!r}, which is not a safetensors file of this directory",
+                where=str(path),
+            )
+    return weight_map
+
+
+def weight_files(directory: Path, index: Mapping[str, str] | None) -> tuple[Path, ...]:
+    """The safetensors files of a checkpoint; raises IntakeError where they, or one shard, are missing."""
+    if index is None:
+        single = directory / WEIGHTS_FILE
+        if not (single.exists() or single.is_symlink()):
+            raise no_weights(directory)
+        return (single,)
+    shards = tuple(directory / shard for shard in sorted(set(index.values())))
+    for shard in shards:
+        if not (shard.exists() or shard.is_symlink()):
+            where = str(directory / INDEX_FILE)
+            raise IntakeError(f"the shard {shard.name} is missing", where=where, fix="download it again")
+    return shards
+
+
+def no_weights(directory: Path) -> IntakeError:
+    """Why a directory without model.safetensors and without an index cannot be loaded."""
+    names = sorted(path.name for path in directory.iterdir() if path.is_file())
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+    tensors = [name for name in names if name.endswith(".safetensors")]
+    if "adapter_model.safetensors" in tensors:
+        what, fix = "it holds an adapter, not a model", "merge the adapter into its base model and save that"
+    elif tensors:
+        what = f"it holds {tensors[0]}, but neither {WEIGHTS_FILE} nor {INDEX_FILE}"
+        fix = f"rename a single file to {WEIGHTS_FILE}; download the index of a sharded checkpoint"
+    elif pickles:
+        what = f"its weights are pickled ({pickles[0]}), and loading a pickle runs whatever code it holds"
+        fix = "if you trust it, load it with transformers and save_pretrained() it, which writes safetensors"
+    else:
+        what = f"it holds no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE}"
+        fix = "give the directory that save_pretrained() wrote"
+    return IntakeError(what, where=str(directory), fix=fix)
