@@ -10,11 +10,14 @@ layers (`layers.py`), and its stage says whether it may be.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..artifacts.errors import RecipeError, nearest
-from ..artifacts.schema import unknown_name
+from ..artifacts.schema import fields, unknown_name
 from ..stages import base
+from ..stages.load.hub import resolve as resolve_source
+from ..stages.load.intake import inspect_source
 from ..targets import host as hosts
 from ..targets import profile as profiles
 from ..targets.profile import SECTIONS, Profile
@@ -48,6 +51,16 @@ def build_graph(recipe: Recipe, facts: Facts, host: hosts.Host | None = None) ->
     return assembly.builder.graph(leaves, facts, tuple(assembly.notes()))
 
 
+def graph_of(recipe: Recipe, host: hosts.Host | None = None) -> Graph:
+    """The graph of a recipe whose model is looked at now: found (or fetched from the hub), and inspected.
+
+    Raises IntakeError for a source that may not be loaded, and what :func:`build_graph` raises.
+    """
+    directory = resolve_source(recipe.model).absolute()
+    facts = inspect_source(directory).to_json()
+    return build_graph(replace(recipe, model=str(directory)), facts, host)
+
+
 class _Assembly:
     """A graph in the making: the builder, and the kinds of text that its stages read."""
 
@@ -79,7 +92,7 @@ class _Assembly:
         """Adds what belongs to one target, from the shared checkpoint to what is delivered and measured."""
         profile = profiles.get(target.profile, target.origin)
         rules = profile.chosen(self._facts)
-        settings = self._layered(target, rules)
+        settings = _with_limits(self._layered(target, rules), profile, target)
         plain = self._add_from(
             "export@reference", "export", settings, self._reference, None, "what cost is compared with"
         )
@@ -89,7 +102,9 @@ class _Assembly:
         artifact = self._add_from(f"export@{target.name}", "export", settings, model, target, reason)
         quality = self._measure("quality", settings, {"artifact": artifact, "reference": reference}, target)
         cost = self._measure("cost", settings, {"artifact": artifact, "reference": plain}, target)
-        return Leaf(target.name, profile.name, artifact, quality, cost, self._gates(target, profile, width))
+        gates = self._gates(target, profile, width)
+        requires = {"onnxruntime": profile.limits.onnxruntime} if profile.limits.onnxruntime else {}
+        return Leaf(target.name, profile.name, artifact, quality, cost, gates, requires)
 
     def notes(self) -> Iterator[str]:
         """What must be said of the texts: which bundled ones are used, and which given ones are not."""
@@ -187,6 +202,15 @@ def _method(settings: Settings, family: str, target: Target | None) -> Setting:
     return method
 
 
+def _with_limits(settings: Settings, profile: Profile, target: Target) -> Settings:
+    """The settings with the profile's limits for an exporter that takes them (`opset_range` for `opset`)."""
+    known = fields(find_stage("export", _method(settings, "export", target)).params)
+    limits = ((f"{name}_range", limit) for name, limit in vars(profile.limits).items() if limit is not None)
+    origin = f"profile {profile.name} (limits)"
+    added = [Setting(("export", name), limit, origin) for name, limit in limits if name in known]
+    return {**{setting.path: setting for setting in added}, **settings}
+
+
 def _check_accepted(
     target: Target, profile: Profile, setting: Setting, width: str, method: str = NONE
 ) -> None:
@@ -196,7 +220,7 @@ def _check_accepted(
         ("weights of", width, profile.accepts.weights),
     ):
         if valid is not None and value not in valid:
-            fix = f"it takes {', '.join(valid)}; put other settings under targets.{target.name}, or drop the target"
+            fix = f"it takes {', '.join(valid)}; set others under targets.{target.name}, or drop the target"
             raise RecipeError(
                 f"the target {target.name} does not take {what} {value}", where=setting.origin, fix=fix
             )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..artifacts.digest import digest_bytes
 from ..artifacts.errors import DataError
 from ..artifacts.schema import build, param
+from ..stages.model.text import read_documents
 
 if TYPE_CHECKING:
     from ..artifacts.yaml import Written
@@ -83,8 +84,6 @@ def check_overlap(data: Data) -> None:
     Documents are equal when their text is, without white space at either end. The bundled texts, which are
     apart by construction, are not compared with one another.
     """
-    from ..stages.model.text import read_documents
-
     evaluation, evaluation_origin = data.file(EVALUATION) or (None, "")
     if evaluation is None or not data.files:
         return

@@ -54,7 +54,8 @@ class Leaf:
     """Where a target's branch ends: the nodes whose outputs are delivered and judged.
 
     artifact: the node whose output is shipped.  quality, cost: the nodes that measure it.  profile: the
-    profile's name.  notes: what the report must say of this target.
+    profile's name.  requires: distribution → versions that the target's runtime has, so that measuring it
+    here tells of it.  notes: what the report must say of this target.
     """
 
     target: str
@@ -63,6 +64,7 @@ class Leaf:
     quality: str
     cost: str
     gates: tuple[GateRule, ...] = ()
+    requires: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

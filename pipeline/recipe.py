@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..artifacts.digest import digest_json
-from ..artifacts.errors import RecipeError
+from ..artifacts.errors import RecipeError, nearest
 from ..artifacts.schema import build, param, unknown_name
 from ..artifacts.yaml import KeyPath, Written, read_yaml
+from ..stages.load.hub import HUB_NAME
 from ..targets import profile as profiles
 from ..targets.profile import MEASURE_SECTIONS, STAGE_SECTIONS
 from ..targets.rules import Setting
@@ -32,7 +33,6 @@ from .sections import gate_settings, stage_settings, tree_settings
 DEFAULT_TARGET = "cpu"
 LATER_KEYS = ("matrix",)
 TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -175,13 +175,19 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
 def _model(name: str, written: Written, directory: Path) -> str:
     """The absolute path of a local checkpoint, or the name on the hub as it is."""
     path = (directory / Path(name).expanduser()).absolute()
-    if path.exists() or not HUB_NAME.fullmatch(name):
-        if path.is_dir():
-            return str(path)
-        what = "is not a directory" if path.exists() else "does not exist"
-        fix = "name a checkpoint directory (config.json, tokenizer, safetensors), or org/name@revision"
-        raise RecipeError(f"model: {name!r} {what}", where=written.where("model"), fix=fix)
-    return name
+    if path.is_dir():
+        return str(path)
+    if HUB_NAME.fullmatch(name) and not path.exists():
+        return name
+    what = "is not a directory" if path.exists() else "does not exist"
+    sibling = nearest(path.name, [each.name for each in path.parent.glob("*")])
+    fix = f"did you mean {path.parent / sibling}?" if sibling and not path.exists() else None
+    raise RecipeError(
+        f"model: {name!r} {what}",
+        where=written.where("model"),
+        fix=fix
+        or "name a directory with config.json, tokenizer and safetensors, or org/name@revision on the hub",
+    )
 
 
 def _reference(name: str | None, shared: Sequence[str], written: Written) -> str:
