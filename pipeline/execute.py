@@ -94,6 +94,7 @@ class _Run:
         self._results: dict[str, NodeResult] = {}
 
     def to_the_end(self) -> Outcome:
+        """Steps until every node has ended; whatever breaks that ends all processes first."""
         began = time.monotonic()
         self._emit(RunStarted(self._journal.run, tuple(self._graph.nodes)))
         try:
@@ -243,7 +244,9 @@ def ignoring_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    # A handler that C code installed reads as None, and could not be put back.
+    ours = [number for number in numbers if signal.getsignal(number) is not None]
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ours}
     try:
         yield
     finally:

@@ -62,7 +62,11 @@ class LocalExecutor:
         return self._capacity
 
     def submit(self, job: Job, emit: Emit) -> LocalProcess:
-        """Starts a job; raises Interrupted once closed, StoreError when its log cannot be written."""
+        """Starts a job.
+
+        Raises Interrupted once closed, StoreError when its log cannot be written, and StageError when the
+        system gives no process.
+        """
         environment = child_environment(self._environment, threads=job.cores)
         with self._lock:
             if self._closed:
@@ -97,16 +101,24 @@ class LocalProcess:
         self._started = time.monotonic()
         with storage(job.log):
             self._log = job.log.open("ab", buffering=0)
-        self._process = subprocess.Popen(
-            # -P: a file in the directory we happen to stand in must not pass for a library.
-            [sys.executable, "-P", "-m", f"{__package__}.worker", str(job.directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=job.directory,
-            env=dict(environment),
-            start_new_session=True,
-        )
+        # -P: a file in the directory we happen to stand in must not pass for a library.
+        command = [sys.executable, "-P", "-m", f"{__package__}.worker", str(job.directory)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                cwd=job.directory,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._log.close()
+            what = f"no process could be started for {job.node}: {error.strerror}"
+            raise StageError(
+                what, where=sys.executable, fix="close other programs, then run again"
+            ) from error
         self._watcher = threading.Thread(target=self._watch, name=f"watch {job.node}", daemon=True)
         self._watcher.start()
 

@@ -395,7 +395,8 @@ def test_an_interrupt_ends_every_process_and_the_next_run_resumes(
     assert isinstance(last, RunFinished)
     assert last.state == "interrupted"
     assert states(toys.run(store, toys.node("text", "toy.text", text="abc"))) == {"text": "hit"}
-    assert list((store.root / "tmp").iterdir()) == [] or store.open(store.root)
+    store.open(store.root)
+    assert list((store.root / "tmp").iterdir()) == []
 
 
 def test_no_worker_outlives_a_driver_that_was_killed(toys: ModuleType, store: Store, tmp_path: Path) -> None:
@@ -427,6 +428,16 @@ def test_a_broken_callback_leaves_no_process_behind(toys: ModuleType, store: Sto
         toys.run(store, toys.node("stay", "toy.stay", trace=str(trace)), on_event=fail)
     processes = json.loads(trace.read_text())
     wait_until(lambda: not any(map(psutil.pid_exists, processes)), seconds=10)
+
+
+def test_a_process_that_cannot_be_started_is_a_failed_node(
+    toys: ModuleType, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    outcome = toys.run(store, toys.node("text", "toy.text", text="abc"))
+    error = error_of(outcome, "text")
+    assert "no process could be started for text" in error.what
+    assert error.where == "/nowhere/python"
 
 
 def test_an_error_while_deciding_fails_that_node_alone(toys: ModuleType, store: Store) -> None:

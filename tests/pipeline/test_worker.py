@@ -119,8 +119,9 @@ def test_an_input_that_is_gone_is_named(toys: ModuleType, store: Store) -> None:
 
 
 def test_a_heartbeat_comes_every_second_and_says_what_is_held(toys: ModuleType, store: Store) -> None:
+    began = time.monotonic()
     beats = finish(start(job(store, "toy.break", how="slow")))
-    assert 2 <= len(beats) <= 4
+    assert 2 <= len(beats) <= time.monotonic() - began + 1
     assert all(isinstance(beat, events.Heartbeat) and 5e6 < beat.rss_bytes < 2e8 for beat in beats)
 
 
