@@ -1,0 +1,184 @@
+"""The one quantized form: integer codes with scales and zero points, on disk and in memory.
+
+A `quantized-checkpoint` payload holds config.json, the tokenizer, `model.safetensors` and
+`quantization.json`. A quantized weight W is absent from the safetensors; in its place are `W.codes` (uint8
+[out, in], unpacked), `W.scales` (float32 [out, groups]) and `W.zeros` (uint8 [out, groups]), with
+W ≈ (codes − zeros) · scales. Everything else stays as it was, byte for byte. Exporters pack codes; they
+never round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import CorruptError
+from .checkpoint import WEIGHTS_FILE, Checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    Codes = npt.NDArray[np.uint8]
+    Scales = npt.NDArray[np.float32]
+
+SCHEMA = "ingot/quantization/v1"
+RECORD_FILE = "quantization.json"
+PARTS = ("codes", "scales", "zeros")
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How one weight is stored.
+
+    bits: 2, 3, 4 or 8.  group_size: input features a scale covers; 0 is the whole row.  sym: the zero point
+    is 2^(bits−1).  activation: `none` (weight only) or `dynamic` (int8 activations, scaled at run time).
+    """
+
+    bits: int
+    group_size: int
+    sym: bool
+    activation: str = "none"
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """A quantized weight's format and shape [out, in].
+
+    stored_in_out: the source kept it as [in, out] (GPT-2's Conv1D), so it was transposed.
+    """
+
+    format: WeightFormat
+    shape: tuple[int, int]
+    stored_in_out: bool = False
+
+    @property
+    def groups(self) -> int:
+        """How many scales a row has."""
+        size = self.format.group_size
+        return -(-self.shape[1] // size) if size else 1
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it holds."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def payload_bits(self) -> int:
+        """Bits once packed: codes at their width, float32 scales and, when not symmetric, zeros."""
+        scale_bits = 32 + (0 if self.format.sym else self.format.bits)
+        return self.parameters * self.format.bits + self.shape[0] * self.groups * scale_bits
+
+    def to_json(self) -> dict[str, object]:
+        """The weight's entry in `quantization.json`."""
+        return {
+            "bits": self.format.bits,
+            "group_size": self.format.group_size,
+            "sym": self.format.sym,
+            "activation": self.format.activation,
+            "shape": list(self.shape),
+            "stored_in_out": self.stored_in_out,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, object]) -> WeightSpec:
+        """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError for another shape."""
+        shape = value["shape"]
+        if not isinstance(shape, list) or len(shape) != 2:
+            raise ValueError("shape must have two dimensions")
+        form = WeightFormat(
+            int(str(value["bits"])),
+            int(str(value["group_size"])),
+            bool(value["sym"]),
+            str(value["activation"]),
+        )
+        return WeightSpec(form, (int(shape[0]), int(shape[1])), bool(value["stored_in_out"]))
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """codes: uint8 [out, in]; scales: float32 [out, groups]; zeros: uint8 [out, groups]."""
+
+    name: str
+    spec: WeightSpec
+    codes: Codes
+    scales: Scales
+    zeros: Codes
+
+    def dequantize(self) -> Scales:
+        """The float32 weight [out, in] that the codes stand for."""
+        import numpy as np
+
+        size = self.spec.format.group_size or self.spec.shape[1]
+        group = np.arange(self.spec.shape[1]) // size
+        centred = self.codes.astype(np.float32) - self.zeros.astype(np.float32)[:, group]
+        return centred * self.scales[:, group]
+
+
+@dataclass(frozen=True)
+class QuantizedCheckpoint:
+    """A `quantized-checkpoint` payload, opened. ``checkpoint`` holds what stayed in floating point."""
+
+    checkpoint: Checkpoint
+    method: str
+    quantized: Mapping[str, WeightSpec]
+
+    @staticmethod
+    def open(directory: Path) -> QuantizedCheckpoint:
+        """Opens a payload directory; raises CorruptError when its record does not describe its tensors."""
+        path = directory / RECORD_FILE
+        try:
+            value = json.loads(path.read_text("utf-8"))
+            specs = {name: WeightSpec.from_json(entry) for name, entry in value["weights"].items()}
+            schema, method = value["schema"], str(value["method"])
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptError(f"not a quantization record: {error}", where=str(path)) from error
+        if schema != SCHEMA:
+            raise CorruptError(f"quantization record of schema {schema!r}, not {SCHEMA!r}", where=str(path))
+        checkpoint = Checkpoint.open(directory)
+        present = set(checkpoint.tensors.names())
+        for name in specs:
+            missing = [part for part in PARTS if f"{name}.{part}" not in present]
+            if missing:
+                raise CorruptError(
+                    f"{name} lacks its {', '.join(missing)}", where=str(directory / WEIGHTS_FILE)
+                )
+        return QuantizedCheckpoint(checkpoint, method, specs)
+
+    def weight(self, name: str) -> QuantizedWeight:
+        """A quantized weight as views of the mapped file."""
+        tensors = self.checkpoint.tensors
+        codes, scales, zeros = (tensors.array(f"{name}.{part}") for part in PARTS)
+        return QuantizedWeight(name, self.quantized[name], codes, scales, zeros)
+
+    def float_names(self) -> list[str]:
+        """The tensors that were not quantized."""
+        taken = {f"{name}.{part}" for name in self.quantized for part in PARTS}
+        return [name for name in self.checkpoint.tensors.names() if name not in taken]
+
+
+def record_json(method: str, specs: Mapping[str, WeightSpec]) -> dict[str, object]:
+    """The content of `quantization.json`."""
+    weights = {name: spec.to_json() for name, spec in specs.items()}
+    return {"schema": SCHEMA, "method": method, "weights": weights, "transforms": []}
+
+
+def weights_by_width(
+    specs: Mapping[str, WeightSpec], float_parameters: Mapping[str, tuple[int, int]]
+) -> Mapping[str, object]:
+    """How many tensors and parameters there are at each width, such as `int4` or `bf16`.
+
+    float_parameters: tensors and parameters by dtype name of what stayed in floating point.
+    """
+    counts: dict[str, list[int]] = {}
+    for spec in specs.values():
+        entry = counts.setdefault(f"int{spec.format.bits}", [0, 0])
+        entry[0] += 1
+        entry[1] += spec.parameters
+    for dtype, (tensors, parameters) in float_parameters.items():
+        counts[dtype] = [tensors, parameters]
+    return {width: {"tensors": n, "parameters": p} for width, (n, p) in sorted(counts.items())}

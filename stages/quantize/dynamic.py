@@ -1,0 +1,51 @@
+"""`quantize.dynamic`: int8 weights with int8 activations that are scaled while the model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...artifacts.schema import param
+from ..base import Context, Result, stage
+
+
+@dataclass(frozen=True)
+class DynamicParams:
+    """Parameters of `quantize.dynamic`."""
+
+    bits: int = param(8, choices=(8,), doc="bits a weight; the integer matrix kernels take 8")
+    lm_head_bits: int = param(
+        8,
+        choices=(8, 16),
+        doc="bits of the output head, 16 leaves it; 8 since it is a large matrix",
+    )
+    embedding_bits: int = param(
+        8, choices=(8, 16), doc="bits of the embedding, 16 leaves it; 8 costs nothing"
+    )
+    ignore: tuple[str, ...] = param((), doc="patterns of weights to leave, such as *.down_proj.weight")
+
+
+@stage(
+    "quantize.dynamic",
+    params=DynamicParams,
+    inputs={"model": ("checkpoint",)},
+    output="quantized-checkpoint",
+    version=1,
+    determinism="bitwise",
+    tools=("numpy",),
+    summary="int8 weights per output channel, int8 activations with scales found at run time; no data needed",
+)
+def run(context: Context[DynamicParams]) -> Result:
+    """Rounds the checkpoint `model` per output channel and asks for dynamic int8 activations."""
+    from ..model.quantized import WeightFormat
+    from .rounding import Choice, quantize
+
+    params = context.params
+    matrix = WeightFormat(8, 0, sym=True, activation="dynamic")
+    choice = Choice(
+        linear=matrix,
+        head=matrix if params.lm_head_bits == 8 else None,
+        embedding=WeightFormat(8, 0, sym=True) if params.embedding_bits == 8 else None,
+        search="minmax",
+        ignore=params.ignore,
+    )
+    return quantize(context, choice, "dynamic")
