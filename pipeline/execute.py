@@ -143,7 +143,7 @@ class _Run:
 
     def _start(self) -> None:
         admitted = self._ledger.admit(claim for claim, _ in self._waiting.values())
-        for name in admitted.grants.keys() - self._ledger.grants.keys():
+        for name in [name for name in admitted.grants if name not in self._ledger.grants]:
             _, decision = self._waiting.pop(name)
             node = self._graph.nodes[name]
             arguments = (node, decision, self._inputs(node), admitted.grants[name])
@@ -171,7 +171,7 @@ class _Run:
         self._emit(
             NodeFinished(
                 result.node,
-                result.state,
+                str(result.state),
                 result.reason,
                 key=result.key,
                 artifact=result.artifact.digest if result.artifact else None,
