@@ -24,7 +24,7 @@ def pack_bits(codes: Bytes, bits: int) -> Bytes:
     short = -codes.shape[-1] % per_byte
     if short:
         codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, short)])
-    packed = np.ascontiguousarray(codes[..., ::per_byte])
+    packed = codes[..., ::per_byte].copy()
     for index in range(1, per_byte):
         packed |= codes[..., index::per_byte] << np.uint8(bits * index)
     return packed

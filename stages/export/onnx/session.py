@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from ...model.checkpoint import read_object
 from .networks import LOGITS_FROM, PAST, PRESENT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from ...model.families import Architecture
@@ -65,9 +64,8 @@ def special_ids(directory: Path) -> dict[str, object]:
     """`bos_id`, `eos_ids` and `pad_id`: generation_config.json has the last word over config.json."""
     merged: dict[str, object] = {}
     for name in ("config.json", "generation_config.json"):
-        path = directory / name
-        if path.is_file():
-            found: Mapping[str, object] = json.loads(path.read_text("utf-8"))
+        if (directory / name).is_file():
+            found = read_object(directory / name)
             merged.update({key: value for key, value in found.items() if value is not None})
     ends = merged.get("eos_token_id")
     return {

@@ -103,9 +103,7 @@ def run(context: Context[OnnxParams]) -> Result:
     header = model_header(opset, ir_version, graph.domains)
     check_structure(graph, header)
     external = _write(context, graph, header.SerializeToString(deterministic=True))
-    for name in ("config.json", "generation_config.json", *checkpoint.tokenizer_files()):
-        if (source.path / name).is_file():
-            context.output.copy_in(source.path / name, str(name))
+    checkpoint.copy_sidecars(context.output)
     context.output.write_json(SESSION_FILE, session_json(model, graph, source.path, opset, ir_version))
     checkpoint.tensors.close()
     context.progress(1, 1, "loading the graph in onnxruntime")

@@ -1,4 +1,4 @@
-"""Fixtures for exports: checkpoints written by hand in the quantized form, and the stage run on a directory."""
+"""Fixtures for exports: checkpoints written by hand in the quantized form, and the stage itself."""
 
 from __future__ import annotations
 

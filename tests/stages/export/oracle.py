@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
@@ -83,7 +85,7 @@ class Case:
                 "attention_mask": self.mask[:, :stop],
                 "position_ids": positions[:, start:stop],
             }
-            for start, stop in zip(edges, edges[1:], strict=False)
+            for start, stop in itertools.pairwise(edges)
         ]
 
 

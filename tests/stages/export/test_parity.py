@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 from .oracle import OnnxModel, TorchModel, cases, largest_difference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 TOLERANCE = 1e-4
 CASES = tuple(cases(320))
@@ -29,8 +31,8 @@ SHAPE = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
 LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
 }  # fmt: skip
 # Variants of a family that its tiny checkpoint does not show: class, config class, values.
 VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -187,10 +189,12 @@ def test_bert_with_the_old_names_of_its_norms_is_exported(
     old = tmp_path / "old"
     shutil.copytree(directory, old)
     tensors = load_file(old / "model.safetensors")
-    renamed = {
-        f"bert.{name.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta')}": v
-        for name, v in tensors.items()
-    }
+    before, after = ("LayerNorm.weight", "LayerNorm.bias"), ("LayerNorm.gamma", "LayerNorm.beta")
+    renamed = {}
+    for name, value in tensors.items():
+        for new, given in zip(before, after, strict=True):
+            name = name.replace(new, given)
+        renamed[f"bert.{name}"] = value
     save_file(renamed, old / "model.safetensors")
     config = json.loads((old / "config.json").read_text())
     (old / "config.json").write_text(json.dumps({**config, "architectures": ["BertForMaskedLM"]}))

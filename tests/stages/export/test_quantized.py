@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -17,6 +16,9 @@ from numpy.testing import assert_allclose
 
 from .conftest import quantize
 from .oracle import OnnxModel, TorchModel, cases, largest_difference
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CLASSES = {
     "llama": "LlamaForCausalLM",
@@ -55,7 +57,15 @@ def with_restored(directory: Path, target: Path, restored: dict[str, Any]) -> Pa
 @pytest.mark.parametrize("family", CLASSES)
 @pytest.mark.parametrize(
     ("bits", "group", "sym"),
-    [(8, 0, True), (8, 32, False), (4, 32, True), (4, 16, False), (3, 32, True), (2, 32, False), (2, 16, True)],
+    [
+        (8, 0, True),
+        (8, 32, False),
+        (4, 32, True),
+        (4, 16, False),
+        (3, 32, True),
+        (2, 32, False),
+        (2, 16, True),
+    ],
 )
 def test_weight_only_graphs_compute_with_the_dequantized_weights(
     family: str, bits: int, group: int, sym: bool, tiny_checkpoint: Any, export: Any, tmp_path: Path
@@ -146,7 +156,9 @@ def test_one_integer_product_is_what_rounding_each_token_by_itself_gives(
     onnx.save(model, tmp_path / "probe" / "model.onnx")
     probe = OnnxModel(tmp_path / "probe")
     feeds = cases(320)["prefill"].steps()[0]
-    past = {v.name: np.zeros((1, 2, 0, 16), np.float32) for v in probe.session.get_inputs() if "past" in v.name}
+    past = {
+        v.name: np.zeros((1, 2, 0, 16), np.float32) for v in probe.session.get_inputs() if "past" in v.name
+    }
     logits, hidden = probe.session.run(["logits", hidden_name], {**feeds, **past})
     scale = np.abs(hidden).max(1, keepdims=True) / 127
     expected = (np.round(hidden / scale) * scale) @ restored[name].T
@@ -173,9 +185,7 @@ def test_a_tied_embedding_is_in_the_file_once(tiny_checkpoint: Any, export: Any,
     name = "model.embed_tokens.weight"
     quantize(directory, tmp_path / "q", {name: {"bits": 4, "group_size": 32}})
     model = onnx.load(export(tmp_path / "q", "quantized-checkpoint").directory / "model.onnx")
-    users = {
-        node.op_type for node in model.graph.node if f"{name}.codes" in node.input
-    }
+    users = {node.op_type for node in model.graph.node if f"{name}.codes" in node.input}
     assert users == {"GatherBlockQuantized", "MatMulNBits"}
     assert [t.name for t in model.graph.initializer if t.name.startswith(name)] == [
         f"{name}.scales",
