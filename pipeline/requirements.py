@@ -11,6 +11,7 @@ from ..artifacts.errors import RequirementError
 from ..stages import base
 from ..stages.base import Requirement
 from .keys import installed_version
+from .sources import HOME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -91,11 +92,15 @@ def _range(stage: base.Stage[Any], tool: str) -> str:
 
 @functools.cache
 def _declared(package: str) -> Mapping[str, str]:
-    """Version ranges by distribution name, from the metadata of the distribution that holds ``package``."""
+    """Version ranges by distribution name, from the metadata of the distribution that holds ``package``.
+
+    Empty for a package that no distribution holds, such as a folder on the path: it declares no ranges.
+    """
     from packaging.requirements import Requirement as Declared
 
     found: dict[str, str] = {}
-    for distribution in importlib.metadata.packages_distributions().get(package, [package]):
+    holders = [HOME] if package == HOME else importlib.metadata.packages_distributions().get(package, [])
+    for distribution in holders:
         for text in importlib.metadata.requires(distribution) or ():
             declared = Declared(text)
             found[_normal(declared.name)] = str(declared.specifier)

@@ -76,9 +76,13 @@ def imports(module: str) -> frozenset[str]:
 
 @functools.cache
 def find(module: str) -> Path | None:
-    """The source file of a module below an imported package; None when there is none."""
+    """The source file of an imported module, or of a module below an imported package; None without one."""
     root, *parts = module.split(".")
-    for folder in getattr(sys.modules.get(root), "__path__", ()):
+    top = sys.modules.get(root)
+    own_file = getattr(top, "__file__", None)
+    if not parts and own_file is not None:
+        return Path(own_file)
+    for folder in getattr(top, "__path__", ()):
         stem = Path(folder, *parts)
         for path in (stem / "__init__.py", stem.with_suffix(".py")):
             if path.is_file():
