@@ -79,7 +79,9 @@ def show(value: float | None, unit: str) -> str:
         return _with_unit(value / 1e3, "s") if abs(value) >= 1e4 else _with_unit(value, "ms")
     if unit == "fraction":
         return f"{_signed(f'{value * 100:.2f}')}{THIN}%"
-    return _with_unit(value, "" if unit == "ppl" else unit)
+    if unit == "ppl":
+        return _signed(significant(value, 4))
+    return _with_unit(value, unit)
 
 
 def show_bytes(value: float) -> str:
@@ -100,6 +102,15 @@ def show_delta(delta: float | None, unit: str, comparison: str) -> str:
         return f"{_signed(f'{delta * 100:+{_places(delta * 100)}}')}{THIN}pp"
     text = _signed(f"{delta:+.3g}")
     return f"{text}{THIN}{unit}" if unit else text
+
+
+def show_interval(low: float | None, high: float | None, unit: str, comparison: str) -> str:
+    """Two bounds of a difference, ``[−0.14, +0.43] %``; an en dash when there are none."""
+    if low is None or high is None:
+        return MISSING
+    shown = [show_delta(bound, unit, comparison) for bound in (low, high)]
+    numbers = ", ".join(bound.partition(THIN)[0] for bound in shown)
+    return f"[{numbers}]{THIN}{shown[0].partition(THIN)[2]}".rstrip(THIN)
 
 
 def show_seconds(seconds: float | None) -> str:

@@ -1,0 +1,201 @@
+"""Gathers a report from what is known after a run: the graph, how each node ended, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...artifacts import schema
+from ...artifacts.errors import CorruptError
+from .. import measurements as measured
+from ..data import BUNDLED_ORIGIN, ROLES
+from ..gate import evaluate
+from ..outcome import Ending
+from ..rules import read_bound
+from .documents import document_deltas, timings
+from .model import (
+    DataReport,
+    FileReport,
+    ModelReport,
+    NodeReport,
+    TargetReport,
+    Width,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ...artifacts.manifest import Artifact
+    from ..graph import Graph, Leaf, Node
+    from ..measurements import Measurements
+    from ..outcome import NodeResult, Outcome
+
+SESSION = "ingot.json"
+
+
+def target_report(graph: Graph, outcome: Outcome, leaf: Leaf) -> TargetReport:
+    """Judges one target and says all of it. Where a stage failed the status is `error`; where nothing failed
+    but something could not be done on this machine, `unverified`.
+    """
+    results = outcome.results
+    artifact = results[leaf.artifact].artifact
+    quality, cost = (_measurements(results[name].artifact) for name in (leaf.quality, leaf.cost))
+    verdict = evaluate([read_bound(rule) for rule in leaf.gates], quality, cost)
+    unfinished = [results[name] for name in _branch(graph, leaf) if not results[name].has_output]
+    failed = [result for result in unfinished if result.state is Ending.FAILED]
+    status = "error" if failed else "unverified" if unfinished else verdict.status
+    session = _session(artifact)
+    lineage = [results[name] for name in ancestors(graph, leaf.artifact)]
+    return TargetReport(
+        name=leaf.target,
+        status=status,
+        profile=leaf.profile,
+        metrics=verdict.metrics,
+        checks=verdict.checks if not unfinished else (),
+        explanation="; ".join(f"{result.node}: {result.reason}" for result in failed or unfinished),
+        artifact=artifact.digest if artifact else None,
+        files=_files(artifact),
+        format=str(session.get("format", "")),
+        requires={name: _text(value) for name, value in dict(session.get("requires", {})).items()},
+        recipe={
+            node.stage: _params(node)
+            for node in graph.nodes.values()
+            if node.name in ancestors(graph, leaf.artifact) and node.name != "load"
+        },
+        widths=_widths(lineage),
+        bits_per_weight=_fact(lineage, "bits_per_weight"),
+        timings=timings(cost) if cost else (),
+        documents=document_deltas(quality) if quality else (),
+        lineage=tuple(result.key for result in lineage if result.key),
+        notes=(*leaf.notes, *(note for result in lineage for note in result.notes)),
+    )
+
+
+def ancestors(graph: Graph, name: str) -> tuple[str, ...]:
+    """The nodes that ``name`` comes from, and itself, in the order of the graph."""
+    wanted = {name}
+    for node in reversed(list(graph.nodes.values())):
+        if node.name in wanted:
+            wanted.update(node.inputs.values())
+    return tuple(node for node in graph.nodes if node in wanted)
+
+
+def model_report(graph: Graph, outcome: Outcome) -> ModelReport:
+    """The source: from the loaded checkpoint, or from the headers where loading failed."""
+    loaded = outcome.results["load"].artifact
+    facts: Mapping[str, Any] = {**graph.facts, **(loaded.facts if loaded else {})}
+    source = facts.get("source") or {}
+    uri = str(source.get("uri", getattr(graph.nodes["load"].params, "model", "")))
+    numbers = {name: facts.get(name) for name in ("layers", "hidden", "vocabulary", "context")}
+    return ModelReport(
+        name=Path(uri.partition("@")[0]).name or uri,
+        uri=uri,
+        architecture=str(facts["architecture"]),
+        task=str(facts["task"]),
+        parameters=int(facts["parameters"]),
+        weight_bytes=int(facts["weight_bytes"]),
+        dtype=str(facts.get("dtype", "")),
+        revision=source.get("revision"),
+        license=source.get("license"),
+        digest=loaded.digest if loaded else None,
+        **numbers,
+    )
+
+
+def node_reports(graph: Graph, outcome: Outcome) -> tuple[NodeReport, ...]:
+    """Every node and what became of it; a hit tells what its output cost when it was made."""
+    return tuple(_node(node, outcome.results[node.name]) for node in graph.nodes.values())
+
+
+def data_reports(graph: Graph, outcome: Outcome) -> tuple[DataReport, ...]:
+    """The texts that stages read, by role; the evaluation text with its digest and counts."""
+    found: dict[str, DataReport] = {}
+    for node in graph.nodes.values():
+        for role in ROLES:
+            path = getattr(node.params, role, None)
+            if path is not None and role not in found:
+                is_bundled = node.origins.get(role) == BUNDLED_ORIGIN
+                found[role] = DataReport(role, Path(path).name, is_bundled=is_bundled)
+    for leaf in graph.targets.values():
+        quality = _measurements(outcome.results[leaf.quality].artifact)
+        if quality and quality.metrics:
+            metric = next(iter(quality.metrics.values()))
+            known = found.get("evaluation", DataReport("evaluation", ""))
+            digest = quality.data.get("evaluation")
+            found["evaluation"] = DataReport(
+                "evaluation", known.name, str(digest) if digest else None,
+                metric.documents, metric.tokens, known.is_bundled,
+            )  # fmt: skip
+    return tuple(found.values())
+
+
+def _branch(graph: Graph, leaf: Leaf) -> Iterator[str]:
+    seen = dict.fromkeys(name for end in leaf.nodes for name in ancestors(graph, end))
+    return (name for name in graph.nodes if name in seen)
+
+
+def _measurements(artifact: Artifact | None) -> Measurements | None:
+    return measured.read(artifact.path) if artifact else None
+
+
+def _session(artifact: Artifact | None) -> Mapping[str, Any]:
+    """What the exporter says of how the artifact is run; empty for kinds that need no saying."""
+    if artifact is None or not (artifact.path / SESSION).is_file():
+        return {}
+    try:
+        value = json.loads((artifact.path / SESSION).read_text("utf-8"))
+    except ValueError as error:
+        raise CorruptError(f"not JSON: {error}", where=str(artifact.path / SESSION)) from None
+    return value if isinstance(value, dict) else {}
+
+
+def _files(artifact: Artifact | None) -> tuple[FileReport, ...]:
+    files = artifact.record.files if artifact else ()
+    return tuple(FileReport(file.path, file.size, file.sha256) for file in files)
+
+
+def _widths(lineage: list[NodeResult]) -> tuple[Width, ...]:
+    widths = _fact(lineage, "weights_by_width") or {}
+    return tuple(Width(name, int(w["tensors"]), int(w["parameters"])) for name, w in widths.items())
+
+
+def _fact(lineage: list[NodeResult], name: str) -> Any:
+    """A fact of the artifact, or of the nearest one before it that states it."""
+    stated = (result.artifact.facts for result in reversed(lineage) if result.artifact)
+    return next((facts[name] for facts in stated if name in facts), None)
+
+
+def _node(node: Node, result: NodeResult) -> NodeReport:
+    observed: Mapping[str, Any] = result.action.observed if result.action else {}
+    return NodeReport(
+        name=node.name,
+        stage=node.stage,
+        inputs=node.inputs,
+        state=str(result.state),
+        reason=result.reason,
+        seconds=observed.get("seconds", result.seconds or None),
+        cpu_seconds=observed.get("cpu_seconds", result.cpu_seconds or None),
+        max_rss_bytes=observed.get("max_rss_bytes", result.max_rss_bytes or None),
+        output_bytes=result.artifact.record.size_bytes if result.artifact else None,
+        key=result.key,
+        artifact=result.artifact.digest if result.artifact else None,
+        target=node.target,
+        params={name: _text(value) for name, value in schema.to_plain(node.params).items()},
+        notes=result.notes,
+        error=str(result.error) if result.error else None,
+    )
+
+
+def _params(node: Node) -> str:
+    """The parameters that somebody set, `bits 4, group_size 32`; the rest are defaults."""
+    plain = schema.to_plain(node.params)
+    return ", ".join(f"{name} {_text(plain[name])}" for name in plain if name in node.origins)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

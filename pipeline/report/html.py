@@ -1,0 +1,198 @@
+"""The HTML report: one self-contained file without scripts, for light, dark, phone and paper."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from ..gate import Check, MetricResult, worst
+from ..metrics import METRICS
+from ..units import show, show_bytes, show_count, show_delta, show_interval, show_seconds, significant
+from . import plots
+from .dag import dag
+from .svg import Fragment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import jinja2
+
+    from .model import RunReport, TargetReport
+
+WORDS = {
+    "pass": "Pass",
+    "fail": "Fail",
+    "inconclusive": "Inconclusive",
+    "unverified": "Unverified",
+    "error": "Error",
+}
+SENTENCES = {
+    "pass": "Every limit is met.",
+    "fail": "A limit is broken.",
+    "inconclusive": "The measurements cannot tell on which side of a limit the truth lies.",
+    "unverified": "Built, but not measured to the end here.",
+    "error": "A stage failed.",
+}
+DOCUMENT_METRICS = ("perplexity", "cosine")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target's line under a metric; status: of its worst check on that metric, empty without one."""
+
+    target: str
+    metric: MetricResult
+    status: str
+    checks: tuple[Check, ...]
+    plot: Fragment
+
+
+@dataclass(frozen=True)
+class Group:
+    """One metric with a line for each target, on a shared axis from ``low`` to ``high``."""
+
+    title: str
+    better: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its title."""
+
+    title: str
+    plot: Fragment
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number that speaks for a target: ``0.16 ×`` in large, what it is and comes from in small."""
+
+    label: str
+    value: str
+    detail: str
+
+
+def render_html(report: RunReport) -> str:
+    """The page. Everything that comes from outside is escaped; nothing is loaded from anywhere."""
+    return _template().render(
+        report=report,
+        counts=_counts(report),
+        groups=list(_groups(report)),
+        sizes=plots.size_bars(report.model.weight_bytes, report.targets.values()),
+        timings=list(_timing_figures(report)),
+        documents=list(_document_figures(report)),
+        graph=dag(report.nodes),
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    here = resources.files(__package__)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "show": show, "delta": show_delta, "bytes": show_bytes, "count": show_count, "seconds": show_seconds,
+        "interval": show_interval,
+        "moment": _moment,
+    }  # fmt: skip
+    environment.globals |= {
+        "style": Fragment(here.joinpath("style.css").read_text("utf-8")),
+        "words": WORDS, "sentences": SENTENCES, "headlines": headlines, "width_bar": plots.width_bar,
+        "metric_title": metric_title,
+    }  # fmt: skip
+    return environment.from_string(here.joinpath("report.html.j2").read_text("utf-8"))
+
+
+def metric_title(name: str) -> str:
+    """What a metric is called in words."""
+    return METRICS[name].title if name in METRICS else name
+
+
+def headlines(target: TargetReport) -> list[Headline]:
+    """Size, quality and speed of a target in a few words each, of those that were measured."""
+    found = []
+    size, metrics = target.metrics.get("size_bytes"), target.metrics
+    if size and size.delta is not None:
+        detail = f"{show(size.reference, 'bytes')} → {show(size.value, 'bytes')}"
+        found.append(Headline("of the size", f"{significant(size.delta + 1, 2)} ×", detail))
+    for name in DOCUMENT_METRICS:
+        metric = metrics.get(name)
+        if metric and metric.delta is not None:
+            value = show_delta(metric.delta, metric.unit, metric.comparison)
+            if metric.comparison == "absolute":
+                value = show(metric.value, metric.unit)
+            detail = f"{show(metric.reference, metric.unit)} → {show(metric.value, metric.unit)}"
+            found.append(Headline(metric_title(name).lower(), value, detail))
+    for name, label in (("prefill_ms", "prefill speed"), ("decode_ms", "decode speed")):
+        metric = metrics.get(name)
+        if metric and metric.delta is not None and metric.delta > -1:
+            detail = f"{show(metric.reference, metric.unit)} → {show(metric.value, metric.unit)}"
+            found.append(Headline(label, f"{significant(1 / (metric.delta + 1), 2)} ×", detail))
+    return found
+
+
+def _counts(report: RunReport) -> str:
+    """``2 targets: 1 pass, 1 inconclusive``."""
+    statuses = [target.status for target in report.targets.values()]
+    if len(statuses) == 1:
+        return next(iter(report.targets))
+    parts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
+    return f"{len(statuses)} targets: {', '.join(parts)}"
+
+
+def _groups(report: RunReport) -> Iterator[Group]:
+    names = dict.fromkeys(name for target in report.targets.values() for name in target.metrics)
+    order = list(METRICS)
+    for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
+        having = {t.name: t for t in report.targets.values() if name in t.metrics}
+        metrics = [target.metrics[name] for target in having.values()]
+        checks = {t.name: tuple(c for c in t.checks if c.metric == name) for t in having.values()}
+        limits = [
+            limit
+            for target in having.values()
+            for check in checks[target.name]
+            if (limit := plots.delta_limit(target.metrics[name], check)) is not None
+        ]
+        scale = plots.interval_scale(metrics, limits)
+        rows = []
+        for target in having.values():
+            own = checks[target.name]
+            status = worst(check.status for check in own) if own else ""
+            plot = plots.interval(target.metrics[name], own, scale, status)
+            rows.append(Row(target.name, target.metrics[name], status, own, plot))
+        yield Group(metric_title(name), metrics[0].better, tuple(rows))
+
+
+def _timing_figures(report: RunReport) -> Iterator[Figure]:
+    names = dict.fromkeys(timing.metric for target in report.targets.values() for timing in target.timings)
+    for name in names:
+        rows = {
+            target.name: timing
+            for target in report.targets.values()
+            for timing in target.timings
+            if timing.metric == name
+        }
+        yield Figure(metric_title(name), plots.repeats(name, rows))
+
+
+def _document_figures(report: RunReport) -> Iterator[Figure]:
+    for target in report.targets.values():
+        name = next((name for name in DOCUMENT_METRICS if name in target.metrics), None)
+        if name is None or not target.documents:
+            continue
+        metric = target.metrics[name]
+        limits = [plots.delta_limit(metric, check) for check in target.checks if check.metric == name]
+        limit = next((limit for limit in limits if limit is not None), None)
+        plot = plots.document_plot(target.documents, limit, metric.comparison)
+        yield Figure(f"{target.name}: {metric_title(name).lower()}", plot)
+
+
+def _moment(iso: str) -> str:
+    """``2026-11-21T09:12:33.123Z`` as ``2026-11-21 09:12 UTC``."""
+    return f"{iso[:10]} {iso[11:16]} UTC" if len(iso) >= 16 else iso
