@@ -22,6 +22,8 @@ def resolve(reference: str) -> Path:
     the network allows.  Raises IntakeError for a path that is no directory and for a name or a revision that
     the hub does not have, RequirementError when the hub cannot be reached.
     """
+    if not reference:
+        raise IntakeError("no model is named", fix="name a directory, or org/name@revision on the hub")
     directory = Path(reference).expanduser()
     named = HUB_NAME.fullmatch(reference)
     if named is None or directory.exists():
