@@ -66,6 +66,13 @@ def probe() -> Host:
     )
 
 
+def physical_cores() -> int:
+    """Cores that this process may use, hardware threads of one core counted once."""
+    import psutil
+
+    return min(psutil.cpu_count(logical=False) or probe().cores, probe().cores)
+
+
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
     """Processor name and feature flags from the text of Linux's `/proc/cpuinfo` (x86 and ARM wordings)."""
     fields: dict[str, str] = {}

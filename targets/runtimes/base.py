@@ -63,13 +63,22 @@ class Session(Protocol):
 
     def logits(self, input_ids: Ids, attention_mask: Ids | None = None) -> Floats:
         """Input [batch, sequence] → logits [batch, sequence, vocabulary]; encoders give the last hidden
-        state [batch, sequence, hidden]. Positions count from the first unmasked token.
+        state [batch, sequence, hidden]. Positions count from the first unmasked token, an encoder's from the
+        first column (pad those on the right).
         """
 
     def step(
-        self, input_ids: Ids, attention_mask: Ids | None = None, past: Cache | None = None
+        self,
+        input_ids: Ids,
+        attention_mask: Ids | None = None,
+        past: Cache | None = None,
+        logits_from: int = 0,
     ) -> tuple[Floats, Cache]:
-        """Like logits, with a cache: input [batch, new], mask [batch, past + new] → logits and new cache."""
+        """Like logits, with a cache: input [batch, new], mask [batch, past + new] → logits and new cache.
+
+        logits_from: the first new position that logits are returned for, from the end when negative: -1 gives
+        the last alone and spares a prompt's prefill most of the head.
+        """
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """New token ids for each prompt; prompts of different length are padded on the left."""

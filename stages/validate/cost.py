@@ -1,0 +1,247 @@
+"""`validate.cost`: size, load time, latency, throughput and peak memory of an artifact beside its
+reference.
+
+Times on a shared machine drift by more than artifacts differ, so both sides run side by side: in each
+repeat both have a fresh process, and they take turns at every prefill and decode, the first turn
+alternating. Samples at one place of the two lists were taken together, and comparisons are between those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...artifacts.schema import param
+from ..base import Context, Result, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ...artifacts.manifest import Artifact
+    from .cost_side import SideProcess
+
+SIDES = ("reference", "value")
+MODEL_FILES = "model.onnx"
+# Above this share of the processor used by others, timings are rough and the report must say so.
+BUSY_SHARE = 0.25
+BUSY_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class CostParams:
+    """Parameters of `validate.cost`."""
+
+    prefill_tokens: int = param(
+        128, minimum=1, doc="tokens of the prompt; 128 is a short question, and fits small contexts"
+    )
+    decode_tokens: int = param(
+        32, minimum=1, doc="tokens decoded after each prefill; 32 average out a timer's noise"
+    )
+    repeats: int = param(
+        5, minimum=1, doc="fresh processes a side; 5 give loads and peak memory a median and some spread"
+    )
+    passes: int = param(
+        4, minimum=1, doc="prefills and decodes in each process; 4, so that 20 of each are compared"
+    )
+    threads: int = param(
+        0, minimum=0, doc="threads of the runtime; 0 is one a physical core, as dense arithmetic likes it"
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured here: the parameters, fitted to the model's context and to this machine."""
+
+    task: str
+    prefill_tokens: int
+    decode_tokens: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """Samples by metric and side, in the order in which they were taken. steps: decode times of single
+    tokens.
+    """
+
+    samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    steps: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
+
+    def add(self, name: str, side: str, value: float) -> None:
+        """Appends one sample."""
+        self.samples.setdefault(name, {each: [] for each in SIDES})[side].append(value)
+
+
+@stage(
+    "validate.cost",
+    params=CostParams,
+    inputs={"artifact": ("onnx",), "reference": ("onnx",), "source": ("checkpoint",)},
+    output="measurements",
+    version=1,
+    determinism="nondeterministic",
+    tools=("numpy", "onnxruntime"),
+    summary="Size, load time, prefill and decode latency, throughput and peak memory, both sides in turns",
+    host_bound=True,
+    exclusive=True,
+)
+def run(context: Context[CostParams]) -> Result:
+    """Writes metrics with their distributions, and samples.
+
+    reference: the unmodified model in the same runtime.  source: its checkpoint, whose safetensors are what
+    size is compared with. A metric's value is the median of its samples; decode_ms is a pass's mean time of a
+    token, while its distribution is over single tokens; tokens_per_second is of decoding (encoders: prefill).
+    peak_memory_bytes is of the whole process, Python and runtime included.
+    """
+    from ...targets.host import physical_cores, probe
+    from . import measures
+
+    params = context.params
+    threads = params.threads or physical_cores()
+    busy = _busy_share()
+    if busy > BUSY_SHARE:
+        context.note(
+            f"other programs used {busy:.0%} of the processor when cost was measured: its times are rough"
+        )
+    directories = {"reference": context.inputs["reference"].path, "value": context.inputs["artifact"].path}
+    series = Series()
+    for repeat in range(params.repeats):
+        context.progress(repeat, params.repeats, "repeats")
+        order = SIDES if repeat % 2 == 0 else SIDES[::-1]
+        plan, about = _repeat(series, {side: str(directories[side]) for side in order}, params, threads)
+    context.progress(params.repeats, params.repeats, "repeats")
+    host = probe()
+    document = {
+        "metrics": {
+            "size_bytes": _size(context.inputs["artifact"], context.inputs["source"]),
+            **_metrics(series, plan.task),
+        },
+        "data": {
+            "prefill_tokens": plan.prefill_tokens,
+            "decode_tokens": plan.decode_tokens,
+            "repeats": params.repeats,
+            "passes": params.passes,
+        },
+        "environment": {
+            **about,
+            "threads": threads,
+            "processor": host.processor,
+            "cores": host.cores,
+            "isa": list(host.isa),
+            "busy_share": round(busy, 3),
+        },
+    }
+    measures.write(context.output, "cost", plan.task, document, series.samples)
+    return Result(facts={"measures": "cost", "task": plan.task})
+
+
+def _busy_share() -> float:
+    """The share of the processor that is in use while this process waits."""
+    import psutil
+
+    return float(psutil.cpu_percent(interval=BUSY_SECONDS)) / 100
+
+
+def _size(artifact: Artifact, source: Artifact) -> dict[str, object]:
+    """The graph with its weights against the safetensors it came from; tokenizer and configs are in
+    neither.
+    """
+    from .measures import metric
+
+    value = sum(file.size for file in artifact.record.files if file.path.startswith(MODEL_FILES))
+    reference = float(str(source.facts["weight_bytes"]))
+    return metric("bytes", "lower", "relative", reference, value, n=1)
+
+
+def _repeat(
+    series: Series, directories: Mapping[str, str], params: CostParams, threads: int
+) -> tuple[Plan, dict[str, object]]:
+    """One fresh process a side, in the given order; what was run, and in which environment."""
+    from .cost_side import SideProcess
+
+    opened: dict[str, SideProcess] = {}
+    try:
+        for side, directory in directories.items():
+            opened[side] = SideProcess(directory, threads)
+        loaded = {}
+        for side, process in opened.items():
+            loaded[side] = process.ask("load")
+            series.add("load_ms", side, float(str(loaded[side]["ms"])))
+        about = loaded["value"]
+        plan = fit(params, str(about["task"]), int(str(about["context"])), threads)
+        for process in opened.values():
+            # The first run of a graph allocates; what follows is what a user of a running program meets.
+            process.ask("prefill", plan.prefill_tokens)
+        for number in range(params.passes):
+            turns = list(opened) if number % 2 == 0 else list(opened)[::-1]
+            for side in turns:
+                _pass(series, side, opened[side], plan)
+        baseline = 0
+        for side, process in opened.items():
+            memory = process.ask("memory")
+            baseline = int(str(memory["baseline_bytes"]))
+            series.add("peak_memory_bytes", side, float(str(memory["peak_bytes"])))
+    finally:
+        for process in opened.values():
+            process.close()
+    names = ("runtime", "runtime_version")
+    return plan, {**{name: about[name] for name in names}, "empty_process_bytes": baseline}
+
+
+def fit(params: CostParams, task: str, context: int, threads: int) -> Plan:
+    """The plan for a model's context: decoding takes half of it at most, and the prompt what remains."""
+    if task != "causal-lm":
+        return Plan(task, min(params.prefill_tokens, context), 0, threads)
+    decode = min(params.decode_tokens, max(1, context // 2))
+    return Plan(task, max(1, min(params.prefill_tokens, context - decode)), decode, threads)
+
+
+def _pass(series: Series, side: str, process: SideProcess, plan: Plan) -> None:
+    """One prefill and, where the model decodes, its tokens."""
+    prefill = process.ask_ms("prefill", plan.prefill_tokens)[0]
+    series.add("prefill_ms", side, prefill)
+    if not plan.decode_tokens:
+        series.add("tokens_per_second", side, plan.prefill_tokens / prefill * 1e3)
+        return
+    steps = process.ask_ms("decode", plan.decode_tokens)
+    mean = sum(steps) / len(steps)
+    series.steps[side].extend(steps)
+    series.add("decode_ms", side, mean)
+    series.add("tokens_per_second", side, 1e3 / mean)
+
+
+def _metrics(series: Series, task: str) -> dict[str, dict[str, object]]:
+    from statistics import median
+
+    from .measures import metric
+
+    shape: dict[str, tuple[str, str]] = {
+        "load_ms": ("ms", "lower"),
+        "prefill_ms": ("ms", "lower"),
+        "decode_ms": ("ms", "lower"),
+        "tokens_per_second": ("tokens/s", "higher"),
+        "peak_memory_bytes": ("bytes", "lower"),
+    }
+    if task != "causal-lm":
+        del shape["decode_ms"]
+    metrics = {}
+    for name, (unit, better) in shape.items():
+        sides = series.samples[name]
+        spread = series.steps if name == "decode_ms" else sides
+        metrics[name] = metric(
+            unit,
+            better,
+            "relative",
+            median(sides["reference"]),
+            median(sides["value"]),
+            n=len(sides["value"]),
+            distribution={side: quantiles(spread[side]) for side in SIDES},
+        )
+    return metrics
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """p50, p95 and p99 by linear interpolation between samples, and how many samples there are."""
+    import numpy as np
+
+    p50, p95, p99 = (float(value) for value in np.quantile(values, (0.5, 0.95, 0.99)))
+    return {"p50": p50, "p95": p95, "p99": p99, "n": len(values)}

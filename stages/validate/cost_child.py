@@ -1,0 +1,122 @@
+"""The process in which one side of `validate.cost` runs: `python -m ingot.stages.validate.cost_child DIR
+THREADS`.
+
+It answers one line of JSON on standard output for each line of JSON on standard input, and ends with it.
+Its memory is its own, so its peak is that of the artifact and of what runs it, Python included.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import IngotError, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from ...targets.runtimes.base import Cache
+    from ...targets.runtimes.onnx import OnnxSession
+
+LINUX: bool = sys.platform.startswith("linux")
+SEED = 0
+
+
+class Side:
+    """An artifact that is opened, prefilled and decoded on request, each step timed in ms."""
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        import numpy as np
+        import onnxruntime  # noqa: F401 - imported now, so that the load time is the artifact's alone
+
+        self._directory = directory
+        self._threads = threads
+        self._random: np.random.Generator = np.random.default_rng(SEED)
+        self._session: OnnxSession | None = None
+        self._cache: Cache | None = None
+        self._baseline_bytes = peak_memory_bytes()
+
+    def answer(self, request: Mapping[str, object]) -> dict[str, object]:
+        """The answer to one request: {"do": "load" | "prefill" | "decode" | "memory", "tokens": n}."""
+        if request["do"] == "memory":
+            return {"peak_bytes": peak_memory_bytes(), "baseline_bytes": self._baseline_bytes}
+        if request["do"] == "load":
+            return self._load()
+        tokens = int(str(request["tokens"]))
+        return {"ms": self._prefill(tokens)} if request["do"] == "prefill" else {"ms": self._decode(tokens)}
+
+    def _load(self) -> dict[str, object]:
+        from ...targets.runtimes import onnx
+
+        started = time.perf_counter()
+        session = onnx.open(self._directory, threads=self._threads)
+        milliseconds = (time.perf_counter() - started) * 1e3
+        self._session = session
+        info = session.info
+        return {
+            "ms": milliseconds,
+            "task": info.task,
+            "context": info.context,
+            "runtime": info.runtime,
+            "runtime_version": info.runtime_version,
+        }
+
+    def _prefill(self, tokens: int) -> float:
+        """Time until a prompt's next token is known, and its past is kept for decoding."""
+        session = self._opened()
+        ids = self._random.integers(0, session.info.vocabulary, (1, tokens))
+        started = time.perf_counter()
+        if session.info.task == "causal-lm":
+            _, self._cache = session.step(ids, logits_from=-1)
+        else:
+            session.logits(ids)
+        return (time.perf_counter() - started) * 1e3
+
+    def _decode(self, tokens: int) -> list[float]:
+        """Times of single tokens after the last prefill, whose past is left as it was."""
+        session, past = self._opened(), self._cache
+        milliseconds = []
+        for token in self._random.integers(0, session.info.vocabulary, (tokens, 1, 1)):
+            started = time.perf_counter()
+            _, past = session.step(token, None, past)
+            milliseconds.append((time.perf_counter() - started) * 1e3)
+        return milliseconds
+
+    def _opened(self) -> OnnxSession:
+        if self._session is None:
+            raise ValueError("the first request must be load")
+        return self._session
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held resident, in bytes."""
+    if LINUX:
+        # Not getrusage: on Linux its figure starts from the parent's.
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        return int(found[1]) * 1024 if found else 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main(arguments: list[str]) -> int:
+    """Answers requests until standard input ends; what goes wrong is an answer too."""
+    side = Side(Path(arguments[0]), int(arguments[1]))
+    print(json.dumps({"ready": True}), flush=True)  # noqa: T201 - standard output is the protocol
+    for line in sys.stdin:
+        try:
+            answer = side.answer(json.loads(line))
+        except IngotError as error:
+            answer = {"error": to_json(error)}
+        print(json.dumps(answer), flush=True)  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

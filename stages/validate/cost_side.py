@@ -1,0 +1,85 @@
+"""The parent's end of one side of `validate.cost`: a fresh process that answers requests (see
+cost_child.py).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import StageError, from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHILD = "ingot.stages.validate.cost_child"
+CLOSE_SECONDS = 10.0
+
+
+class SideProcess:
+    """A child that has one artifact. Its standard error is ours, so what it prints is in the stage's log.
+
+    Raises StageError when it dies, and the child's own error when a request fails.
+    """
+
+    def __init__(self, directory: str, threads: int) -> None:
+        self._directory = directory
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", CHILD, directory, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        self._ready = False
+
+    def ask(self, what: str, tokens: int = 0) -> Mapping[str, object]:
+        """The child's answer; the first one waits until it has imported what it needs."""
+        if not self._ready:
+            self._receive()
+            self._ready = True
+        stream = self._process.stdin
+        assert stream is not None  # noqa: S101 - it is a pipe
+        try:
+            stream.write(json.dumps({"do": what, "tokens": tokens}) + "\n")
+            stream.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+        return self._receive()
+
+    def ask_ms(self, what: str, tokens: int) -> list[float]:
+        """The times in an answer, in ms."""
+        times = self.ask(what, tokens)["ms"]
+        return [float(time) for time in times] if isinstance(times, list) else [float(str(times))]
+
+    def close(self) -> None:
+        """Ends the child, by force when it does not end by itself."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _receive(self) -> Mapping[str, object]:
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._died()
+        answer: dict[str, object] = json.loads(line)
+        error = answer.get("error")
+        if isinstance(error, dict):
+            raise from_json(error)
+        return answer
+
+    def _died(self) -> StageError:
+        status = self._process.wait(CLOSE_SECONDS)
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return StageError(
+            f"the process that measures {self._directory} {how}",
+            fix="its last words are in the log of this stage",
+        )

@@ -1,0 +1,183 @@
+"""`validate.quality`: an artifact, through the runtime that will run it, against the reference's
+predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import StageError
+from ..base import Context, Result, stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ...targets.runtimes.base import Session, SessionInfo
+    from ..model.logits_store import Logits
+    from .scores import Comparison
+
+    Ids = npt.NDArray[np.int64]
+
+Metrics = dict[str, dict[str, object]]
+Samples = dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class QualityParams:
+    """`validate.quality` has no parameters: windows and k are the reference's, or they could not be
+    compared.
+    """
+
+
+@stage(
+    "validate.quality",
+    params=QualityParams,
+    inputs={"artifact": ("onnx",), "reference": ("logits",)},
+    output="measurements",
+    version=1,
+    determinism="bitwise",
+    tools=("numpy", "onnxruntime"),
+    summary="Perplexity, KL and top-1 agreement (encoders: cosine) of an artifact against the reference",
+)
+def run(context: Context[QualityParams]) -> Result:
+    """Writes metrics, per-window samples and parity.
+
+    Perplexity is exp(Σ nll / Σ tokens) over predicted tokens; KL is the mean over them of the divergence of
+    the reference from the artifact, as in :func:`ingot.stages.model.logits.divergence`. Output that is not
+    finite is recorded, not refused: the gate fails on it. Raises StageError when the artifact is of another
+    vocabulary or task than the reference.
+    """
+    from ...targets.runtimes import onnx
+    from ..model import logits_store
+    from . import measures, parity
+
+    reference = logits_store.read(context.inputs["reference"].path)
+    # One thread a call: batches run side by side (see batches.py).
+    session = onnx.open(context.inputs["artifact"].path, threads=1)
+    try:
+        info = session.info
+        _check_comparable(reference, info)
+        cases = parity.measure(session, reference.parity)
+        score = _causal if info.task == "causal-lm" else _encoder
+        metrics, samples = score(context, session, reference)
+    finally:
+        session.close()
+    positions = sum(int(case["positions"]) for case in cases.values())
+    unit = "logit" if info.task == "causal-lm" else "hidden state"
+    metrics["parity_max_error"] = measures.metric(
+        unit, "lower", "absolute", 0.0, parity.worst(cases), n=len(cases), tokens=positions
+    )
+    document = {
+        "metrics": metrics,
+        "parity": {
+            name: {key: measures.number(value) for key, value in case.items()} for name, case in cases.items()
+        },
+        "data": reference.facts(),
+        "environment": {"runtime": info.runtime, "runtime_version": info.runtime_version},
+    }
+    measures.write(context.output, "quality", info.task, document, samples)
+    return Result(facts={"measures": "quality", **reference.facts()})
+
+
+def _check_comparable(reference: Logits, info: SessionInfo) -> None:
+    for name, expected, found in (
+        ("task", reference.task, info.task),
+        ("vocabulary", reference.vocabulary, info.vocabulary),
+    ):
+        if expected != found:
+            raise StageError(f"the artifact's {name} is {found}, the reference's {expected}")
+
+
+def _causal(context: Context[QualityParams], session: Session, reference: Logits) -> tuple[Metrics, Samples]:
+    """Perplexity, KL and top-1 agreement, with sums a window."""
+    import numpy as np
+
+    from ..model.logits import TopK
+    from .batches import side_by_side
+    from .measures import column, metric
+    from .scores import compare
+
+    windows, nll, top = reference.windows, reference.nll, reference.top
+    if nll is None or top is None:
+        raise StageError("the reference holds no predictions")
+    tops = top
+
+    def work(which: Ids, ids: Ids) -> list[Comparison]:
+        outputs = session.logits(ids)
+        return [
+            compare(logits, row, TopK(tops.ids[place], tops.log_probabilities[place], tops.tail[place]))
+            for logits, row, place in zip(outputs, ids, windows.predictions(which), strict=True)
+        ]
+
+    scored = side_by_side(work, windows, reference.vocabulary, context.threads, context.progress)
+    found: dict[int, Comparison] = {}
+    for which, results in scored:
+        found.update(zip(which.tolist(), results, strict=True))
+    compared = [found[number] for number in range(windows.count)]
+    tokens = windows.lengths - 1
+    total = int(tokens.sum())
+    expected = np.add.reduceat(nll.astype(np.float64), np.cumsum(tokens) - tokens)
+    ours, theirs = sum(each.nll for each in compared), float(expected.sum())
+    kl, top1 = sum(each.kl for each in compared), sum(each.top1 for each in compared)
+    counts = {"n": windows.count, "tokens": total, "documents": windows.documents}
+    metrics: Metrics = {
+        "perplexity": metric(
+            "ppl", "lower", "relative", perplexity(theirs, total), perplexity(ours, total), **counts
+        ),
+        "kl_divergence": metric("nat", "lower", "absolute", 0.0, kl / total, **counts),
+        "top1_agreement": metric("fraction", "higher", "absolute", 1.0, top1 / total, **counts),
+    }
+    samples: Samples = {
+        "document": windows.document.tolist(),
+        "tokens": tokens.tolist(),
+        "nll_reference": column(expected.tolist()),
+        "nll_value": column(each.nll for each in compared),
+        "kl": column(each.kl for each in compared),
+        "top1": column(each.top1 for each in compared),
+    }
+    return metrics, samples
+
+
+def perplexity(nll: float, tokens: int) -> float:
+    """exp(nll / tokens); infinite where that is too large for a float, NaN for NaN."""
+    try:
+        return math.exp(nll / tokens)
+    except OverflowError:
+        return math.inf
+
+
+def _encoder(context: Context[QualityParams], session: Session, reference: Logits) -> tuple[Metrics, Samples]:
+    """The cosine of the last hidden state, a mean over each window's tokens."""
+    import numpy as np
+
+    from .batches import side_by_side
+    from .measures import column, metric
+    from .scores import mean_cosine
+
+    windows, hidden = reference.windows, reference.hidden
+    if hidden is None:
+        raise StageError("the reference holds no hidden states")
+    states = hidden
+
+    def work(which: Ids, ids: Ids) -> list[float]:
+        outputs = session.logits(ids)
+        return [
+            mean_cosine(states[place], output)
+            for output, place in zip(outputs, windows.positions(which), strict=True)
+        ]
+
+    cosines = np.empty(windows.count)
+    for which, results in side_by_side(work, windows, hidden.shape[1], context.threads, context.progress):
+        cosines[which] = results
+    mean = float(np.sum(cosines * windows.lengths) / windows.tokens)
+    counts = {"n": windows.count, "tokens": windows.tokens, "documents": windows.documents}
+    metrics: Metrics = {"cosine": metric("fraction", "higher", "absolute", 1.0, mean, **counts)}
+    samples: Samples = {
+        "document": windows.document.tolist(),
+        "tokens": windows.lengths.tolist(),
+        "cosine": column(cosines.tolist()),
+    }
+    return metrics, samples
