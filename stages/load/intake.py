@@ -44,10 +44,6 @@ class SourceFacts:
     tied: bool
     source: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, object]:
-        """All of it as plain values."""
-        return asdict(self)
-
     def identity(self) -> dict[str, object]:
         """What the files alone say, whatever directory they are in: the facts of the loaded artifact."""
         return {name: value for name, value in asdict(self).items() if name != "source"}

@@ -69,10 +69,6 @@ class Checkpoint:
         """The files beside the weights: config, generation settings, tokenizer, chat template, licence."""
         return present(self.directory, SIDECAR_FILES)
 
-    def tokenizer_files(self) -> tuple[Path, ...]:
-        """The tokenizer's files and the chat template."""
-        return present(self.directory, TOKENIZER_FILES)
-
     def copy_sidecars(self, output: Outbox) -> None:
         """Copies the files beside the weights into an artifact in the making, byte for byte."""
         for path in self.sidecars():
