@@ -10,7 +10,7 @@ layers (`layers.py`), and its stage says whether it may be.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from ..artifacts.errors import RecipeError, nearest
@@ -57,7 +57,7 @@ def graph_of(recipe: Recipe, host: hosts.Host | None = None) -> Graph:
     Raises IntakeError for a source that may not be loaded, and what :func:`build_graph` raises.
     """
     directory = resolve_source(recipe.model).absolute()
-    facts = inspect_source(directory).to_json()
+    facts = asdict(inspect_source(directory))
     return build_graph(replace(recipe, model=str(directory)), facts, host)
 
 

@@ -137,7 +137,7 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
         )
     for key in LATER_KEYS:
         if key in written.value:
-            raise RecipeError(f"{key}: is not built yet", where=written.where(key))
+            raise RecipeError(f"{key} is not built yet", where=written.where(key), fix="take it out")
     fields = build(RecipeFields, written.value, locate=written.where)
     shared = tuple(name for name in fields.stages or {} if name not in STAGE_SECTIONS)
     settings = (

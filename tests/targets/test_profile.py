@@ -147,7 +147,7 @@ def test_a_files_plain_settings_come_after_the_rules_of_what_it_extends(tmp_path
             4, "quantise is not a known name", "did you mean quantize?",
         ),
         ("summary: s\nextends: cpu\nstages:\n  quantize: rtn\n", 4, "'rtn' is not a mapping", None),
-        ("summary: s\nextends: cpu\nlimits: {opsett: []}\n", 3, "limits.opsett is not", "did you mean opset?"),
+        ("summary: s\nextends: cpu\nlimits: {opsett: []}\n", 3, "limits.opsett", "did you mean opset?"),
         ("summary: s\nextends: cpu\nlimits: {opset: new}\n", 3, "limits.opset: 'new' is not", None),
         ("summary: s\nextends: cpu\nrules:\n- {set: {}, because: x}\n", 4, "rules[0].when is missing", None),
         (

@@ -1,0 +1,233 @@
+"""Recipes: what may be written, where each value comes from, and how everything else is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from ingot.artifacts.errors import DataError, IngotError, RecipeError, RequirementError
+from ingot.pipeline import layers, recipe
+from ingot.pipeline.data import BUNDLED, BUNDLED_ORIGIN
+from ingot.pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Load = Callable[[str], Recipe]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Reads a recipe beside a folder `ckpt` and two texts that have nothing in common."""
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "a.txt").write_text("one\n<|endoftext|>\ntwo\n<|endoftext|>\nthree\n")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ("four", "five")))
+
+    def load(text: str) -> Recipe:
+        path = tmp_path / "ingot.yaml"
+        path.write_text(text)
+        return recipe.load_recipe(path)
+
+    return load
+
+
+def settings(found: Recipe) -> dict[tuple[str, ...], tuple[object, str]]:
+    """Values and the ends of their origins, by path."""
+    return {s.path: (s.value, s.origin.rpartition("/")[2]) for s in found.settings}
+
+
+def test_the_smallest_recipe_names_a_model_and_builds_for_this_kind_of_cpu(
+    load: Load, tmp_path: Path
+) -> None:
+    found = load("model: ckpt\n")
+    assert found.model == str(tmp_path / "ckpt")
+    assert [(target.name, target.profile) for target in found.targets] == [("cpu", "cpu")]
+    assert (found.seed, found.reference, found.shared, found.out) == (0, "load", (), None)
+
+
+def test_a_whole_recipe_is_read_with_the_line_of_every_value(load: Load, tmp_path: Path) -> None:
+    found = load(
+        "model: ./ckpt\n"
+        "targets:\n"
+        "  cpu:\n"
+        "    quantize: {method: rtn, bits: 8}\n"
+        "    gates: {size: {max: 60MB}}\n"
+        "  cpu-int8:\n"
+        "data:\n"
+        "  calibration: b.jsonl\n"
+        "  evaluation: a.txt\n"
+        "stages:\n"
+        "  quantize: dynamic\n"
+        "measure: {cost: {repeats: 3}}\n"
+        "gates:\n"
+        "  perplexity: {max_increase: 1%}\n"
+        "seed: 7\n"
+        "out: dist\n"
+    )
+    assert settings(found) == {
+        ("quantize", "method"): ("dynamic", "ingot.yaml:11"),
+        ("cost", "repeats"): (3, "ingot.yaml:12"),
+        ("gates", "perplexity", "max_increase"): ("1%", "ingot.yaml:14"),
+    }
+    cpu, int8 = found.targets
+    assert [(s.path, s.value) for s in cpu.settings] == [
+        (("quantize", "method"), "rtn"),
+        (("quantize", "bits"), 8),
+        (("gates", "size", "max"), "60MB"),
+    ]
+    assert cpu.settings[1].origin.endswith("ingot.yaml:4")
+    assert (int8.name, int8.settings) == ("cpu-int8", ())
+    assert found.data.file("evaluation") == (tmp_path / "a.txt", str(tmp_path / "ingot.yaml:9"))
+    assert (found.seed, found.out) == (7, tmp_path / "dist")
+
+
+def test_without_data_the_bundled_texts_stand_in_but_never_for_training(load: Load) -> None:
+    data = load("model: ckpt\n").data
+    assert data.file("evaluation") == (BUNDLED / "evaluation.jsonl", BUNDLED_ORIGIN)
+    assert data.file("calibration") == (BUNDLED / "calibration.jsonl", BUNDLED_ORIGIN)
+    assert data.file("training") is None
+
+
+def test_a_target_may_have_a_name_of_its_own(load: Load) -> None:
+    found = load("model: ckpt\ntargets: {small: {profile: cpu-int4}, fast: {profile: cpu-int8}}\n")
+    assert [(t.name, t.profile) for t in found.targets] == [("small", "cpu-int4"), ("fast", "cpu-int8")]
+
+
+def test_a_target_may_be_a_profile_of_ones_own_beside_the_recipe(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "my-edge.yaml").write_text("summary: mine\nextends: cpu-int8\n")
+    found = load("model: ckpt\ntargets: [./my-edge.yaml]\n")
+    assert [(t.name, t.profile) for t in found.targets] == [("my-edge", str(tmp_path / "my-edge.yaml"))]
+
+
+def test_a_name_on_the_hub_stays_as_it_is(load: Load) -> None:
+    assert load("model: org/name@0123abc\n").model == "org/name@0123abc"
+
+
+def test_a_recipe_made_of_options_starts_at_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ckpt").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = recipe.recipe_from_options("ckpt", ["cpu-int8"])
+    assert found.model == str(tmp_path / "ckpt")
+    assert [target.name for target in found.targets] == ["cpu-int8"]
+
+
+def test_the_digest_follows_what_was_written_and_not_where_it_lies(load: Load, tmp_path: Path) -> None:
+    first, other = load("model: ckpt\nseed: 1\n"), load("model: ckpt\nseed: 2\n")
+    (tmp_path / "moved" / "ckpt").mkdir(parents=True)
+    moved = tmp_path / "moved" / "ingot.yaml"
+    moved.write_text("# a remark\nmodel: ckpt\nseed: 1\n")
+    assert recipe.load_recipe(moved).digest == first.digest
+    assert other.digest != first.digest
+    changed = recipe.load_recipe(moved, layers.command_line(["quantize.bits=4"]))
+    assert changed.digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what", "fix"),
+    [
+        ("modle: ckpt\n", 1, "modle is not a known name", "did you mean model?"),
+        ("seed: 3\n", None, "model is missing", None),
+        ("model: [ckpt]\n", 1, "model: ['ckpt'] is not text", None),
+        ("model: ckpt\nseed: -1\n", 2, "seed: -1 is below 0", None),
+        ("model: ckpt\nseed: zero\n", 2, "seed: 'zero' is not a whole number", None),
+        ("seed: 1\nmodel: ./ckpd\n", 2, "model: './ckpd' does not exist", "ckpt?"),
+        ("model: a.txt\n", 1, "model: 'a.txt' is not a directory", None),
+        ("model: org/name\n", 1, "model: 'org/name' does not exist", "org/name@revision"),
+        ("model: ckpt\nmatrix: {}\n", 2, "matrix is not built yet", None),
+        ("model: ckpt\nbase: load\n", 2, "base: 'load' is not used", None),
+        ("model: ckpt\nreference: laod\n", 2, "reference.laod is not a known name", "did you mean load?"),
+        ("model: ckpt\ntargets: []\n", 2, "targets: [] is not a list or a mapping", None),
+        ("model: ckpt\ntargets: cpu\n", 2, "targets: 'cpu' is not a list or a mapping", None),
+        ("model: ckpt\ntargets:\n- cpu\n- cpu-in8\n", 4, "no target 'cpu-in8'", "did you mean cpu-int8?"),
+        ("model: ckpt\ntargets:\n- cpu\n- cpu\n", 4, "'cpu' is listed twice", None),
+        ("model: ckpt\ntargets:\n- 8\n", 3, "8 is not the name of a target", None),
+        ("model: ckpt\ntargets: {cpu: fast}\n", 2, "targets.cpu: 'fast' is not a mapping", None),
+        (
+            "model: ckpt\ntargets:\n  cpu:\n    quantise: rtn\n",
+            4,
+            "targets.cpu.quantise",
+            "did you mean quantize?",
+        ),
+        ("model: ckpt\ntargets: {reference: {profile: cpu}}\n", 2, "'reference' cannot be the name", None),
+        ("model: ckpt\ntargets: {My CPU: {profile: cpu}}\n", 2, "'My CPU' cannot be the name", None),
+        ("model: ckpt\nstages:\n  quantise: rtn\n", 3, "stages.quantise", "did you mean quantize?"),
+        ("model: ckpt\nstages:\n  quantize: 4\n", 3, "quantize: 4 is not a method", None),
+        ("model: ckpt\nstages:\n  q: {stage: quantize.rtn}\n", 3, "stages.q is not a known name", None),
+        ("model: ckpt\nstages:\n  quantize: {stage: quantize.rtn}\n", 3, "long form", None),
+        ("model: ckpt\nmeasure:\n  costs: {repeats: 3}\n", 3, "measure.costs", "did you mean cost?"),
+        ("model: ckpt\nmeasure:\n  cost: 3\n", 3, "measure.cost: 3 is not a mapping", None),
+        ("model: ckpt\ngates:\n  perplexity: 2%\n", 3, "gates.perplexity: '2%' is not a mapping", None),
+        ("model: ckpt\ndata:\n  evaluatoin: a.txt\n", 3, "data.evaluatoin", "did you mean evaluation?"),
+        ("- model\n", None, "a recipe is a mapping", None),
+    ],
+)
+def test_a_faulty_recipe_is_refused_with_line_value_and_nearest_name(
+    load: Load, text: str, line: int | None, what: str, fix: str | None
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(text)
+    assert what in caught.value.what
+    if line is not None:
+        assert str(caught.value.where).endswith(f"ingot.yaml:{line}")
+    if fix is not None:
+        assert fix in str(caught.value.fix)
+
+
+def test_a_target_that_is_planned_only_is_refused_with_its_line(load: Load) -> None:
+    with pytest.raises(RequirementError, match="nvidia is not built yet") as caught:
+        load("model: ckpt\ntargets:\n- cpu\n- nvidia\n")
+    assert str(caught.value.where).endswith("ingot.yaml:4")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("none.txt", "there is no file"), ("empty.txt", "is empty"), ("ckpt", "is not a file")],
+)
+def test_a_text_that_cannot_be_used_is_refused_with_its_line(
+    load: Load, tmp_path: Path, name: str, what: str
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(DataError, match=what) as caught:
+        load(f"model: ckpt\ndata:\n  calibration: b.jsonl\n  evaluation: {name}\n")
+    assert str(caught.value.where).endswith("ingot.yaml:4")
+
+
+def test_an_evaluation_text_of_blanks_alone_is_refused(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n<|endoftext|>\n")
+    with pytest.raises(DataError, match="no text"):
+        load("model: ckpt\ndata: {evaluation: blank.txt}\n")
+
+
+@pytest.mark.parametrize("role", ["calibration", "training", "selection"])
+def test_a_document_of_the_evaluation_text_in_another_text_is_refused(
+    load: Load, tmp_path: Path, role: str
+) -> None:
+    lines = [json.dumps({"text": text}) for text in ("six", "  two\n")]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        load(f"model: ckpt\ndata:\n  {role}: c.jsonl\n  evaluation: a.txt\n")
+    assert f"data.{role}: document 2 of c.jsonl is also document 2" in caught.value.what
+    assert str(caught.value.where).endswith("ingot.yaml:3")
+
+
+def test_calibrating_on_the_bundled_evaluation_text_is_refused(load: Load) -> None:
+    with pytest.raises(DataError, match="is also document 1"):
+        load(f"model: ckpt\ndata: {{calibration: {BUNDLED / 'evaluation.jsonl'}}}\n")
+
+
+def test_the_bundled_texts_have_no_document_in_common() -> None:
+    texts = [
+        {json.loads(line)["text"].strip() for line in (BUNDLED / name).read_text().splitlines()}
+        for name in ("calibration.jsonl", "evaluation.jsonl")
+    ]
+    assert texts[0].isdisjoint(texts[1])
+
+
+def test_an_error_in_a_recipe_is_a_usage_error(load: Load) -> None:
+    with pytest.raises(IngotError) as caught:
+        load("modle: x\n")
+    assert caught.value.exit_code == 2
