@@ -110,6 +110,7 @@ def run(context: Context[OnnxParams]) -> Result:
     check_loads(context.output.payload / MODEL_FILE)
     return Result(
         facts={
+            **source.facts,
             "task": model.task,
             "model_type": model.model_type,
             "parameters": sum(entry["parameters"] for entry in widths.values()),
