@@ -102,7 +102,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        if error.errno not in READ_ONLY:
+        if error.errno not in READ_ONLY or not path.exists():
             raise
         # A lock file of another user, or on a read-only disk, can be held all the same.
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
