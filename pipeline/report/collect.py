@@ -85,8 +85,9 @@ def model_report(graph: Graph, outcome: Outcome) -> ModelReport:
     """The source: from the loaded checkpoint, or from the headers where loading failed."""
     loaded = outcome.results["load"].artifact
     facts: Mapping[str, Any] = {**graph.facts, **(loaded.facts if loaded else {})}
-    source = facts.get("source") or {}
-    uri = str(source.get("uri", getattr(graph.nodes["load"].params, "model", "")))
+    # Of this run's source, not of whichever checkpoint of equal content was loaded first.
+    source: Mapping[str, Any] = graph.facts.get("source") or {}  # type: ignore[assignment]
+    uri = str(source.get("uri", ""))
     numbers = {name: facts.get(name) for name in ("layers", "hidden", "vocabulary", "context")}
     return ModelReport(
         name=Path(uri.partition("@")[0]).name or uri,

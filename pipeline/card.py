@@ -1,0 +1,147 @@
+"""The model card of a delivery: README.md with front matter for the Hugging Face hub, and code that runs it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from .metrics import CAUSAL
+from .report.html import metric_title
+from .report.markdown import escape
+from .units import show, show_bytes, show_count, show_delta, show_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .report.model import RunReport, TargetReport
+
+PIPELINE_TAGS = {CAUSAL: "text-generation", "encoder": "feature-extraction"}
+PAST = "past_key_values."
+
+
+def render_card(report: RunReport, target: TargetReport, session: Mapping[str, Any]) -> str:
+    """The card. session: what `ingot.json` says of the artifact; empty for formats without one."""
+    return "\n".join([*_front_matter(report), *_body(report, target), *_run_section(target, session)]) + "\n"
+
+
+def _front_matter(report: RunReport) -> Iterator[str]:
+    """YAML whose strings are JSON strings, which YAML 1.2 reads as they are."""
+    model = report.model
+    yield "---"
+    if model.license:
+        yield f"license: {json.dumps(model.license)}"
+    if model.uri.startswith("hf://"):
+        yield f"base_model: {json.dumps(model.uri.removeprefix('hf://'))}"
+        yield "base_model_relation: quantized"
+    yield f"pipeline_tag: {PIPELINE_TAGS.get(model.task, 'other')}"
+    yield "library_name: onnxruntime"
+    yield "tags: [onnx, onnxruntime, ingot]"
+    yield "---"
+
+
+def _body(report: RunReport, target: TargetReport) -> Iterator[str]:
+    model = report.model
+    yield f"# {escape(model.name)} for {escape(target.name)}"
+    yield ""
+    yield (
+        f"{escape(model.architecture)} with {show_count(model.parameters)} parameters, "
+        f"{show_bytes(target.size_bytes)} in all, built by Ingot {escape(report.version)} "
+        f"from {escape(model.uri)}{_revision(report)}. Gate: **{target.status}**."
+    )
+    yield ""
+    licence = model.license or "not stated; ask its authors before you share this"
+    yield f"Licence of the source: {escape(licence)}."
+    yield ""
+    if target.widths:
+        widths = (f"{escape(w.name)} {show_count(w.parameters)}" for w in target.widths)
+        yield f"Weights by width: {', '.join(widths)}."
+        yield ""
+    yield from _metrics(target)
+    yield (
+        "[manifest.json](manifest.json) has the lineage and the digest of every file, "
+        "[report.html](report.html) the whole report."
+    )
+    yield ""
+
+
+def _revision(report: RunReport) -> str:
+    return f" at revision `{escape(report.model.revision)}`" if report.model.revision else ""
+
+
+def _metrics(target: TargetReport) -> Iterator[str]:
+    if not target.metrics:
+        return
+    yield "| Metric | Reference | This artifact | Change | 90 % interval |"
+    yield "|---|---:|---:|---:|---:|"
+    for name, metric in target.metrics.items():
+        is_exact = metric.low is not None and metric.low == metric.high
+        interval = show_interval(metric.low, metric.high, metric.unit, metric.comparison)
+        cells = (
+            escape(metric_title(name)),
+            show(metric.reference, metric.unit),
+            show(metric.value, metric.unit),
+            show_delta(metric.delta, metric.unit, metric.comparison),
+            "exact" if is_exact else interval,
+        )
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _run_section(target: TargetReport, session: Mapping[str, Any]) -> Iterator[str]:
+    if target.format != "onnx":
+        return
+    wanted = target.requires.get("onnxruntime", "")
+    yield "## Run it"
+    yield ""
+    yield "In this directory, with nothing of Ingot:"
+    yield ""
+    yield "```sh"
+    yield f"pip install 'onnxruntime{wanted}' tokenizers numpy"
+    yield "```"
+    yield ""
+    yield "```python"
+    yield from run_code(session)
+    yield "```"
+
+
+def run_code(session: Mapping[str, Any]) -> Iterator[str]:
+    """Python that runs the artifact with onnxruntime and tokenizers alone: greedy text, or hidden states."""
+    yield "import json, numpy as np, onnxruntime as ort, tokenizers"
+    yield 'about, tokenizer = json.load(open("ingot.json")), tokenizers.Tokenizer.from_file("tokenizer.json")'
+    options = dict(session.get("session_options", {}))
+    if options:
+        yield "options = ort.SessionOptions()"
+        for name, value in options.items():
+            yield f"options.add_session_config_entry({json.dumps(name)}, {json.dumps(value)})"
+    yield f'session = ort.InferenceSession("model.onnx"{", options" if options else ""})'
+    inputs = tuple(str(name) for name in session.get("inputs", ()))
+    yield from _causal(inputs) if session.get("task") == CAUSAL else _encoder(inputs)
+
+
+def _causal(inputs: tuple[str, ...]) -> Iterator[str]:
+    feed = ['"input_ids": [ids[done:]]', '"attention_mask": [[1] * len(ids)]']
+    if "position_ids" in inputs:
+        feed.append('"position_ids": [[*range(done, len(ids))]]')
+    yield 'ids, done = tokenizer.encode("Once upon a time").ids, 0'
+    yield 'empty = np.zeros((1, about["kv_heads"], 0, about["head_dim"]), np.float32)'
+    yield f'past = {{i.name: empty for i in session.get_inputs() if i.name.startswith("{PAST}")}}'
+    yield 'while len(ids) < 48 and ids[-1] not in about["eos_ids"]:'
+    yield f"    feed = {{{', '.join(feed)}}}"
+    yield "    feed = {name: np.array(value, np.int64) for name, value in feed.items()}"
+    yield "    logits, *present = session.run(None, feed | past)"
+    yield "    past, done = dict(zip(past, present)), len(ids)"
+    yield "    ids.append(int(logits[0, -1].argmax()))"
+    yield "print(tokenizer.decode(ids))"
+
+
+def _encoder(inputs: tuple[str, ...]) -> Iterator[str]:
+    feed = ['"input_ids": text.ids', '"attention_mask": text.attention_mask']
+    if "token_type_ids" in inputs:
+        feed.append('"token_type_ids": text.type_ids')
+    if "position_ids" in inputs:
+        feed.append('"position_ids": [*range(len(text.ids))]')
+    yield 'text = tokenizer.encode("Once upon a time")'
+    yield f"feed = {{{', '.join(feed)}}}"
+    yield "feed = {name: np.array([value], np.int64) for name, value in feed.items()}"
+    yield "hidden = session.run(None, feed)[0]  # float32 [1, tokens, hidden]"
+    yield "print(hidden.shape, hidden[0].mean(axis=0)[:4])"

@@ -1,0 +1,158 @@
+"""Delivers what a person ships: the artifact's files, manifest, model card and report, in one directory.
+
+    OUT/<target>/              the artifact of the last run, which passed its gate
+    OUT/<target>.unverified/   built, but not measured to the end here, or delivered although it did not pass
+    OUT/<target>.previous/     an earlier delivery that passed, set aside when a later run did not
+
+So `OUT/<target>/` exists only while the last run into OUT passed: nobody can take an older artifact for the
+new one, and nothing that could be shipped is lost either. A directory is written beside its place and renamed
+whole; a directory that is not a delivery is never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..artifacts.digest import digest_bytes, digest_file
+from ..artifacts.errors import StoreError
+from ..artifacts.files import remove_tree, storage, unique_name, write_file
+from .card import render_card
+from .delivery_manifest import MANIFEST, is_delivery, manifest
+from .report.collect import SESSION
+from .report.html import render_html
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
+
+    from ..artifacts.manifest import Artifact
+    from ..artifacts.store import Store
+    from .gate import Status
+    from .report.model import RunReport, TargetReport
+
+CARD = "README.md"
+REPORT = "report.html"
+UNVERIFIED = ".unverified"
+PREVIOUS = ".previous"
+# What is delivered unasked, and what only on request (`--allow-failing`).
+DELIVERED: frozenset[Status] = frozenset({"pass", "unverified"})
+ON_REQUEST: frozenset[Status] = frozenset({"fail", "inconclusive", "error"})
+
+
+def deliver_targets(
+    store: Store,
+    report: RunReport,
+    artifacts: Mapping[str, Artifact],
+    out: Path,
+    statuses: Collection[Status] = DELIVERED,
+) -> RunReport:
+    """Delivers the targets that have an artifact and one of ``statuses``; the report with their places.
+
+    artifacts: by target.  Earlier deliveries of every target of the report are replaced, or set aside where
+    nothing new is delivered. Raises StoreError when the disk refuses or something else is in the way, and
+    CorruptError when a stored file is not what was recorded; then nothing half-written stays.
+    """
+    places = {
+        name: out / (name if target.status == "pass" else f"{name}{UNVERIFIED}")
+        for name, target in report.targets.items()
+        if name in artifacts and target.status in statuses
+    }
+    targets = {
+        name: replace(target, delivery=str(places[name]) if name in places else None)
+        for name, target in report.targets.items()
+    }
+    delivered = replace(report, targets=targets)
+    page = render_html(delivered)
+    with store.lock(digest_bytes(str(out.resolve()).encode())), storage(out):
+        for name, target in targets.items():
+            for suffix in ("", UNVERIFIED, PREVIOUS):
+                _check_ours(out / f"{name}{suffix}")
+        out.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        for name, target in targets.items():
+            if name in places:
+                with _beside(places[name]) as directory:
+                    _fill(store, delivered, target, artifacts[name], directory, page)
+            _retire(out, name, places.get(name))
+    return delivered
+
+
+def _fill(
+    store: Store, report: RunReport, target: TargetReport, artifact: Artifact, directory: Path, page: str
+) -> None:
+    """Writes one delivery: the artifact's files, checked as they are copied, then ours, the manifest last."""
+    store.copy_out(artifact, directory)
+    taken = {file.path for file in artifact.record.files} & {CARD, REPORT, MANIFEST}
+    if taken:
+        raise StoreError(f"the artifact has files of its own called {', '.join(sorted(taken))}")
+    ours = {CARD: render_card(report, target, _session(directory)), REPORT: page}
+    for name, text in ours.items():
+        write_file(directory / name, text.encode())
+    files = {file.path: (file.size, file.sha256) for file in artifact.record.files}
+    for name in ours:
+        files[name] = (directory / name).stat().st_size, digest_file(directory / name)
+    text = json.dumps(
+        manifest(report, target, artifact, files), indent=2, ensure_ascii=False, allow_nan=False
+    )
+    write_file(directory / MANIFEST, f"{text}\n".encode())
+
+
+def _session(directory: Path) -> Mapping[str, Any]:
+    path = directory / SESSION
+    value = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
+
+
+@contextlib.contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A directory to write into, which takes the place of ``place`` at the end, or vanishes on an error."""
+    fresh = place.with_name(f".{place.name}.{unique_name()}.new")
+    fresh.mkdir()
+    try:
+        yield fresh
+        _replace(place, fresh)
+    finally:
+        if fresh.exists():
+            remove_tree(fresh)
+
+
+def _replace(place: Path, fresh: Path) -> None:
+    """Renames ``fresh`` to ``place``. Between the two renames, a moment, there is nothing at the place."""
+    if not place.exists():
+        fresh.rename(place)
+        return
+    old = place.with_name(f".{place.name}.{unique_name()}.old")
+    place.rename(old)
+    fresh.rename(place)
+    remove_tree(old)
+
+
+def _retire(out: Path, name: str, place: Path | None) -> None:
+    """Sees to it that a target's directories speak of the last run alone; see the module's docstring."""
+    passing, unverified, previous = (out / f"{name}{suffix}" for suffix in ("", UNVERIFIED, PREVIOUS))
+    stale = [unverified, previous] if place == passing else [unverified] if place is None else []
+    for directory in stale:
+        if directory.exists():
+            remove_tree(directory)
+    if place != passing and passing.exists():
+        _replace(previous, passing)
+
+
+def _sweep(out: Path) -> None:
+    """Removes what a killed run left half-written; the caller holds the lock of ``out``."""
+    for suffix in ("new", "old"):
+        for left in out.glob(f".*.{'[0-9a-f]' * 16}.{suffix}"):
+            remove_tree(left)
+
+
+def _check_ours(place: Path) -> None:
+    """Raises StoreError when something that is not a delivery stands where one would."""
+    if place.exists() and not is_delivery(place):
+        raise StoreError(
+            "this is in the way of a delivery, and is not one itself",
+            where=str(place),
+            fix="move it, or choose another directory with --out",
+        )
