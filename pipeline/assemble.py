@@ -101,7 +101,8 @@ class _Assembly:
         reason = f"what runs on {target.name}, through {profile.runtime}"
         artifact = self._add_from(f"export@{target.name}", "export", settings, model, target, reason)
         quality = self._measure("quality", settings, {"artifact": artifact, "reference": reference}, target)
-        cost = self._measure("cost", settings, {"artifact": artifact, "reference": plain}, target)
+        sides = {"artifact": artifact, "reference": plain, "source": LOAD}
+        cost = self._measure("cost", settings, sides, target)
         gates = self._gates(target, profile, width)
         requires = {"onnxruntime": profile.limits.onnxruntime} if profile.limits.onnxruntime else {}
         return Leaf(target.name, profile.name, artifact, quality, cost, gates, requires)
