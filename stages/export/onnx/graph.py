@@ -111,6 +111,14 @@ class GraphBuilder:
         """A node of the ONNX domain that writes values of given names, such as the graph's outputs."""
         self._append(operator, inputs, outputs, "", f"{self._scope}{operator}_{self._count}", attributes)
 
+    def rename(self, value: str, name: str) -> None:
+        """Gives the value that a node made another name, such as that of an output."""
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for index, found in enumerate(names):
+                    if found == value:
+                        names[index] = name
+
     def _append(
         self,
         operator: str,

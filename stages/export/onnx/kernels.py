@@ -64,12 +64,13 @@ def kernel_for(name: str, spec: WeightSpec, accuracy_level: int) -> Kernel:
         )
     if form.activation == "dynamic" and form.bits == 8 and form.group_size == 0:
         return Int8Kernel(has_zeros=not form.sym)
-    return block_kernel(name, spec, INT8_ACTIVATIONS if form.activation == "dynamic" else accuracy_level)
+    return block_kernel(name, spec, accuracy_level)
 
 
 def block_kernel(name: str, spec: WeightSpec, accuracy_level: int) -> BlockKernel:
     """The block layout of the weight ``name``, for a product or for a look-up.
 
+    accuracy_level: for weights that ask for no activation scheme; `dynamic` is int8 blocks of activations.
     3-bit codes have no kernel and travel in 4 bits, as do 2-bit codes in groups too small for the 2-bit one.
     """
     form, columns = spec.format, spec.shape[1]
@@ -84,7 +85,8 @@ def block_kernel(name: str, spec: WeightSpec, accuracy_level: int) -> BlockKerne
         raise InputError(
             f"{name}: no kernel takes groups of {group}", fix="use a multiple of 16, such as 32 or 128"
         )
-    return BlockKernel(bits, group, block, not form.sym or bits != form.bits, accuracy_level)
+    level = INT8_ACTIVATIONS if form.activation == "dynamic" else accuracy_level
+    return BlockKernel(bits, group, block, not form.sym or bits != form.bits, level)
 
 
 def _sizes(bits: int) -> tuple[int, ...]:

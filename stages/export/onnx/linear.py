@@ -37,13 +37,22 @@ class LinearWriter:
             return self._float(value, linear)
         return self._with(kernel_for(linear.name, spec, self._accuracy_level), value, linear)
 
-    def tied_head(self, value: str, embedding: Linear) -> str:
-        """[rows, hidden] → [rows, vocabulary], by the bytes that the embedding is looked up in."""
-        spec = self._weights.spec(embedding.name)
-        if spec is None:
-            return self._float(value, embedding)
-        # Only the block layout serves both the product and the look-up, so the file holds the bytes once.
-        return self._with(block_kernel(embedding.name, spec, self._accuracy_level), value, embedding)
+    def head(self, tokens: str, head: Linear, *, tied: bool) -> str:
+        """[batch, kept, hidden] → [batch, kept, vocabulary].
+
+        tied: the head is the embedding. Then it takes the block layout, the only one that serves both the
+        product and the look-up, so that the file holds the bytes once.
+        """
+        graph = self._graph
+        spec = self._weights.spec(head.name)
+        if spec is not None:
+            # These kernels take tokens as they are; reshaping logits at the end would copy them all.
+            kind = block_kernel if tied else kernel_for
+            return self._with(kind(head.name, spec, self._accuracy_level), tokens, head)
+        rows = self._float(graph.node("Reshape", tokens, graph.ints(-1, head.in_features)), head)
+        batch_and_kept = graph.node("Shape", tokens, start=0, end=2)
+        shape = graph.node("Concat", batch_and_kept, graph.ints(head.out_features), axis=0)
+        return graph.node("Reshape", rows, shape)
 
     def embedding(self, ids: str, embedding: Linear) -> str:
         """int64 [batch, sequence] → float32 [batch, sequence, hidden], rows of [vocabulary, hidden]."""

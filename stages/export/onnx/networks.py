@@ -137,10 +137,4 @@ def _head(
     tokens = blocks.split_rows(state, model.hidden)
     end = graph.ints(np.iinfo(np.int64).max)
     kept = graph.node("Slice", tokens, first, end, graph.ints(1))
-    rows = blocks.join_rows(kept, model.hidden)
-    logits = (
-        linears.linear(rows, model.head) if model.head else linears.tied_head(rows, embedding_table(model))
-    )
-    batch_and_kept = graph.node("Shape", kept, start=0, end=2)
-    shape = graph.node("Concat", batch_and_kept, graph.ints(model.vocabulary), axis=0)
-    graph.named("Reshape", (logits, shape), ("logits",))
+    graph.rename(linears.head(kept, model.head or embedding_table(model), tied=model.tied), "logits")
