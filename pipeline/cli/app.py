@@ -1,0 +1,116 @@
+"""The command group, its lazily imported commands, and how an error ends the process."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from ...artifacts.errors import IngotError, nearest, to_json
+
+# name: (module, one line of help). The line stands here so that `ingot --help` imports no command.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "The whole thing on the bundled model, for this machine: about a minute."),
+    "run": ("run", "Build every target of a recipe, gate it and deliver it."),
+    "plan": ("plan", "What would run, why, and what is cached."),
+    "explain": ("plan", "Why a stage (re)ran: the parts of its key that changed."),
+    "report": ("results", "Open a run's report, or print it as Markdown, JUnit or JSON."),
+    "gate": ("results", "Exit with a run's verdict: 0 pass, 1 fail, 3 inconclusive, 4 a stage failed."),
+    "generate": ("use", "Continue a prompt with a delivery or an exported artifact."),
+    "bench": ("use", "Measure load, prefill, decode and memory of a delivery."),
+    "targets": ("catalogue", "The target profiles, or all that one of them decides."),
+    "stages": ("catalogue", "The stages, or one with its parameters, defaults and meanings."),
+    "ls": ("store", "List what is in the store."),
+    "show": ("store", "Show an artifact, an action or a run."),
+    "verify": ("store", "Hash the store again and set corrupt artifacts aside."),
+    "gc": ("store", "Delete what is least recently used, down to a size."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All command names, in the order a person meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Imports the command; None for a name that does not exist."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __package__)
+        found = getattr(module, f"{cmd_name}_command")
+        if not isinstance(found, click.Command):
+            raise TypeError(f"{cmd_name}_command is not a command")
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command of ``args``; an unknown one is answered with the nearest name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            guess = nearest(args[0], COMMANDS)
+            hint = f"did you mean `ingot {guess}`?" if guess else "see `ingot --help`"
+            raise click.UsageError(f"there is no command {args[0]!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Lists the commands from the table, importing none."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(package_name="ingot", message="ingot %(version)s")
+def ingot() -> None:
+    """From a trained checkpoint to a deployable artifact for your device, with proof of what it cost.
+
+    Start with `ingot demo`, then `ingot run --model ./checkpoint --target cpu`.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line and exits with its code; no traceback reaches a person.
+
+    A closed pipe on standard output ends quietly, as for any filter.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = ingot.main(args=args, prog_name="ingot", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; run the same command again to go on from here", err=True)
+        code = 130
+    except IngotError as error:
+        _show(error, as_json="--json" in (sys.argv[1:] if args is None else args))
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _show(error: IngotError, *, as_json: bool) -> None:
+    if as_json:
+        value = {"verdict": "error", "exit_code": error.exit_code, "error": to_json(error)}
+        click.echo(json.dumps(value, indent=2))
+    click.echo(click.style("error: ", fg="red", bold=True) + error.what, err=True)
+    if error.where:
+        click.echo(f"  where: {error.where}", err=True)
+    if error.fix:
+        click.echo(f"  fix:   {error.fix}", err=True)

@@ -1,0 +1,55 @@
+"""Options that several commands share, spelled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+store_option = click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=True),
+    help="The store's directory [default: INGOT_STORE, else ~/.cache/ingot].",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+
+
+def recipe_options(function: Function) -> Function:
+    """RECIPE, or --model and --target in its place, and what overrides them."""
+    for decorate in reversed(
+        [
+            click.argument("recipe", required=False, type=click.Path(path_type=Path)),
+            click.option("--model", help="A checkpoint directory, or org/name@revision, in place of RECIPE."),
+            click.option("--target", "targets", multiple=True, help="A target to build; may be given again."),
+            click.option(
+                "--evaluation", type=click.Path(path_type=Path), help="Held-out text for measuring."
+            ),
+            click.option("--calibration", type=click.Path(path_type=Path), help="Text for statistics."),
+            click.option(
+                "--set", "settings", multiple=True, metavar="NODE.PARAM=VALUE", help="Override a value."
+            ),
+            store_option,
+        ]
+    ):
+        function = decorate(function)
+    return function
+
+
+def run_options(function: Function) -> Function:
+    """Where a run delivers to, and the bounds it keeps."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--out", type=click.Path(path_type=Path), help="Where deliveries go [default: ingot-out]."
+            ),
+            click.option("--allow-failing", is_flag=True, help="Deliver also what did not pass its gates."),
+            click.option("--memory", metavar="SIZE", help="What all stages together may hold, such as 8GB."),
+            click.option("--cores", type=click.IntRange(1), help="Cores to use; all when not given."),
+        ]
+    ):
+        function = decorate(function)
+    return function

@@ -1,0 +1,68 @@
+"""`ingot plan` and `ingot explain`: what would run and why, touching nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import json_option, recipe_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("plan", short_help="What would run, why, and what is cached.")
+@recipe_options
+@click.option("--resolved", is_flag=True, help="Show every parameter and where its value came from.")
+@json_option
+@click.pass_context
+def plan_command(ctx: click.Context, store: Path | None, as_json: bool, resolved: bool, **options: Any) -> None:
+    """Show for each node of RECIPE whether it is cached, would run, or waits; exit 2 when something is missing."""
+    from ...artifacts.store import Store
+    from ..plan import to_json
+    from ..run import plan
+    from .plan_view import show_plan, show_resolved
+    from .run import recipe_of
+
+    planned = plan(recipe_of(options), Store.open(store))
+    if as_json:
+        click.echo(json.dumps(to_json(planned), indent=2, ensure_ascii=False))
+    else:
+        click.echo(show_resolved(planned) if resolved else show_plan(planned))
+    ctx.exit(2 if planned.missing else 0)
+
+
+@click.command("explain", short_help="Why a node (re)runs.")
+@click.argument("names", nargs=-1, required=True, metavar="[RECIPE] NODE")
+@click.option("--model", help="A checkpoint directory, or org/name@revision, in place of RECIPE.")
+@click.option("--target", "targets", multiple=True, help="A target; may be given again.")
+@click.option("--set", "settings", multiple=True, metavar="NODE.PARAM=VALUE", help="Override a value.")
+@click.option("--store", help="The store's directory.")
+@json_option
+def explain_command(names: tuple[str, ...], store: str | None, as_json: bool, **options: Any) -> None:
+    """Show which parts of the key of NODE, such as quantize@cpu, changed since it was last built."""
+    from pathlib import Path
+
+    from ...artifacts.errors import RecipeError
+    from ...artifacts.store import Store
+    from ..explain import explain
+    from ..run import plan
+    from .plan_view import show_diff
+    from .run import recipe_of
+
+    if len(names) > 2:
+        raise RecipeError(f"explain takes a recipe and a node, not {len(names)} names")
+    recipe = Path(names[0]) if len(names) == 2 else None
+    given = {**options, "recipe": recipe, "calibration": None, "evaluation": None}
+    opened = Store.open(Path(store) if store else None)
+    planned = plan(recipe_of(given), opened)
+    diff = explain(planned, names[-1], opened)
+    decision = planned.decisions[planned.graph.node(names[-1]).name]
+    if as_json:
+        changes = [{"part": c.part, "old": c.old, "new": c.new} for c in diff.changes]
+        value = {"node": diff.node, "state": decision.state, "reason": decision.reason, "changes": changes}
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        click.echo(show_diff(diff, decision))

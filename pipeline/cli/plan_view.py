@@ -1,0 +1,78 @@
+"""A plan, its resolved parameters and a key's changes as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ...artifacts import schema
+from ..units import show_bytes, show_seconds
+
+if TYPE_CHECKING:
+    from ..explain import KeyDiff
+    from ..plan import Decision, Plan
+
+COLOURS = {"hit": "cyan", "run": "green", "pending": "yellow", "blocked": "red"}
+DEFAULT = "default"
+
+
+def show_plan(plan: Plan) -> str:
+    """One line a node (decision, stage, reason), what it cost last time, then notes and what is missing."""
+    width = max(len(name) for name in plan.decisions)
+    lines = []
+    for name, decision in plan.decisions.items():
+        node = plan.graph.nodes[name]
+        state = click.style(f"{decision.state.upper():<8}", fg=COLOURS[decision.state])
+        lines.append(f"{state} {name:<{width}}  {node.stage:<19} {decision.reason}{_expected(decision)}")
+        lines.append(f"{'':<8} {'':<{width}}  {click.style(node.reason, dim=True)}")
+    counts = ", ".join(f"{plan.count(state)} {state}" for state in COLOURS if plan.count(state))  # type: ignore[arg-type]
+    seconds = plan.expected_seconds
+    lines += ["", counts if seconds is None else f"{counts}; about {show_seconds(seconds)} by the last run"]
+    lines += [f"note: {note}" for note in plan.graph.notes]
+    lines += [f"missing: {each.name} — {each.fix}" for each in plan.missing]
+    return "\n".join(lines)
+
+
+def _expected(decision: Decision) -> str:
+    found = decision.expected
+    if found is None or decision.state == "hit":
+        return ""
+    parts = [show_seconds(found.seconds)] if found.seconds is not None else []
+    parts += [show_bytes(found.max_rss_bytes)] if found.max_rss_bytes is not None else []
+    return f" (last time {', '.join(parts)})" if parts else ""
+
+
+def show_resolved(plan: Plan) -> str:
+    """Every parameter of every node, and who gave its value."""
+    lines = []
+    for name, node in plan.graph.nodes.items():
+        lines.append(click.style(f"{name}  ({node.stage})", bold=True))
+        lines.extend(
+            f"  {key}: {_value(value)}  {click.style(node.origins.get(key, DEFAULT), dim=True)}"
+            for key, value in schema.to_plain(node.params).items()
+        )
+    for leaf in plan.graph.targets.values():
+        lines.append(click.style(f"gates@{leaf.target}", bold=True))
+        lines += [f"  {g.metric}.{g.rule}: {g.limit}  {click.style(g.origin, dim=True)}" for g in leaf.gates]
+    return "\n".join(lines)
+
+
+def _value(value: object) -> str:
+    if value is None or value == []:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def show_diff(diff: KeyDiff, decision: Decision) -> str:
+    """The parts of a key that changed, old and new, and when the old one was built."""
+    lines = [f"{diff.node}: {decision.state} — {decision.reason}"]
+    if diff.old is None:
+        lines.append("no other build of a node of this name is in the store")
+        return "\n".join(lines)
+    lines.append(f"compared with {diff.old.key[:12]}, built {diff.old.observed.get('finished', 'earlier')}")
+    for change in diff.changes:
+        lines += [f"  {change.part}", f"    - {change.old}", f"    + {change.new}"]
+    if not diff.changes:
+        lines.append("  nothing in its key changed")
+    return "\n".join(lines)

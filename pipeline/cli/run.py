@@ -1,0 +1,90 @@
+"""`ingot run`: build every target of a recipe, gate it and deliver it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...artifacts.errors import RecipeError
+from .options import json_option, recipe_options, run_options
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+    from ..run import Run
+
+
+@click.command("run", short_help="Build, gate and deliver every target.")
+@recipe_options
+@run_options
+@json_option
+@click.pass_context
+def run_command(ctx: click.Context, store: Path | None, as_json: bool, **options: Any) -> None:
+    """Build every target of RECIPE (a YAML file), gate it and deliver it.
+
+    Without a file, name --model and --target. Exit codes: 0 pass, 1 fail, 2 usage or input, 3 inconclusive or
+    unverified, 4 a stage failed.
+    """
+    ctx.exit(carry_out(recipe_of(options), store, as_json, options))
+
+
+def recipe_of(options: dict[str, Any]) -> Recipe:
+    """The recipe that the options name or stand for; raises RecipeError when they do neither, or both."""
+    from ..layers import command_line, environment
+    from ..recipe import load_recipe, recipe_from_options
+
+    overrides = (*environment(os.environ), *command_line(options["settings"]))
+    data = {role: str(options[role]) for role in ("calibration", "evaluation") if options[role] is not None}
+    if options["recipe"] is not None:
+        given = ["--model"] * bool(options["model"]) + ["--target"] * bool(options["targets"])
+        given += [f"--{role}" for role in data]
+        if given:
+            raise RecipeError(f"{given[0]} was given beside a recipe", fix="write it into the recipe, or use --set")
+        return load_recipe(options["recipe"], overrides)
+    if options["model"] is None:
+        raise RecipeError("nothing to build was named", fix="give a recipe file, or --model DIRECTORY --target cpu")
+    return recipe_from_options(options["model"], options["targets"], data=data, overrides=overrides)
+
+
+def carry_out(recipe: Recipe, store: Path | None, as_json: bool, options: dict[str, Any]) -> int:
+    """Runs the recipe with progress on standard error and the outcome on standard output; the exit code."""
+    from ...artifacts.store import Store
+    from ..run import RunOptions, command_line, run
+    from .progress import view
+
+    choices = RunOptions(
+        out=options["out"],
+        allow_failing=options["allow_failing"],
+        memory_bytes=memory_bytes(options["memory"]),
+        cores=options["cores"],
+        command=command_line(),
+    )
+    with view() as show:
+        finished = run(recipe, Store.open(store), choices, show)
+    return show_outcome(finished, as_json)
+
+
+def memory_bytes(text: str | None) -> int | None:
+    """`8GB` in bytes; raises RecipeError for anything else."""
+    from ..units import parse_quantity
+
+    try:
+        return None if text is None else int(parse_quantity(text, "bytes"))
+    except ValueError as error:
+        raise RecipeError(f"--memory: {error}", fix="write a size such as 8GB") from None
+
+
+def show_outcome(finished: Run, as_json: bool) -> int:
+    """Prints the table and the paths, or the JSON object; the exit code of the run."""
+    import json
+
+    from ..report.model import summary
+    from .outcome import show_run
+
+    if as_json:
+        click.echo(json.dumps(summary(finished.report, str(finished.report_path)), indent=2))
+    else:
+        show_run(finished)
+    return finished.report.exit_code

@@ -1,0 +1,120 @@
+"""What the store holds, as rows for `ingot ls` and as full records for `ingot show`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from ..artifacts.errors import InputError
+from .events import NodeFinished, RunFinished
+from .journal import read, read_plan
+from .locate import find_artifact, find_run
+from .units import show_bytes
+
+if TYPE_CHECKING:
+    from ..artifacts.manifest import Action
+    from ..artifacts.store import Store
+
+
+@dataclass(frozen=True)
+class ArtifactRow:
+    """An artifact in a list; made: when its newest action finished (ISO 8601, UTC)."""
+
+    digest: str
+    kind: str
+    size_bytes: int
+    node: str
+    made: str
+
+    def to_json(self) -> dict[str, object]:
+        """The row as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run in a list; state: done, failed, interrupted, or unfinished when it was cut off."""
+
+    run: str
+    state: str
+    built: int
+    cached: int
+    failed: int
+
+    def to_json(self) -> dict[str, object]:
+        """The row as plain values."""
+        return asdict(self)
+
+
+def artifacts(store: Store) -> list[ArtifactRow]:
+    """The artifacts of the store, newest first."""
+    makers: dict[str, Action] = {}
+    for action in store.actions():
+        known = makers.get(action.output)
+        if known is None or _finished(action) > _finished(known):
+            makers[action.output] = action
+    rows = []
+    for digest in store.digests():
+        artifact = store.artifact(digest)
+        if artifact is not None:
+            maker = makers.get(digest)
+            node, made = (maker.node, _finished(maker)) if maker else ("", "")
+            rows.append(ArtifactRow(digest, artifact.kind, artifact.record.size_bytes, node, made))
+    return sorted(rows, key=lambda row: row.made, reverse=True)
+
+
+def runs(store: Store) -> list[RunRow]:
+    """The runs of the store, newest first."""
+    rows = []
+    for run in store.runs():
+        events = [entry.event for entry in read(store.run_dir(run))]
+        states = [event.state for event in events if isinstance(event, NodeFinished)]
+        ends = [event.state for event in events if isinstance(event, RunFinished)]
+        state = ends[-1] if ends else "unfinished"
+        rows.append(RunRow(run, state, states.count("built"), states.count("hit"), states.count("failed")))
+    return rows
+
+
+def describe(store: Store, reference: str) -> dict[str, object]:
+    """An artifact with its record and the actions that made it, or a run with its plan and what came of it.
+
+    Raises InputError when ``reference`` names neither.
+    """
+    try:
+        artifact = find_artifact(store, reference)
+    except InputError as error:
+        try:
+            run = find_run(store, reference)
+        except InputError:
+            raise error from None
+        directory = store.run_dir(run)
+        finished = [entry.event for entry in read(directory) if isinstance(entry.event, NodeFinished)]
+        return {"run": run, "plan": read_plan(directory), "nodes": [asdict(event) for event in finished]}
+    made_by = [action.to_json() for action in store.actions() if action.output == artifact.digest]
+    return {
+        "digest": artifact.digest,
+        "path": str(artifact.path),
+        **artifact.record.to_json(),
+        "made_by": made_by,
+    }
+
+
+def show_artifacts(rows: list[ArtifactRow]) -> str:
+    """The rows as a table of fixed columns."""
+    lines = [f"{'DIGEST':<14}{'KIND':<22}{'SIZE':>10}  {'MADE':<22}NODE"]
+    lines += [
+        f"{row.digest[:12]:<14}{row.kind:<22}{show_bytes(row.size_bytes):>10}  {row.made[:19]:<22}{row.node}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def show_runs(rows: list[RunRow]) -> str:
+    """The rows as a table of fixed columns."""
+    lines = [f"{'RUN':<30}{'STATE':<13}{'BUILT':>6}{'CACHED':>8}{'FAILED':>8}"]
+    lines += [f"{row.run:<30}{row.state:<13}{row.built:>6}{row.cached:>8}{row.failed:>8}" for row in rows]
+    return "\n".join(lines)
+
+
+def _finished(action: Action) -> str:
+    return str(action.observed.get("finished", ""))

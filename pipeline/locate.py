@@ -1,0 +1,87 @@
+"""Finds what a person names on the command line: a delivery's directory, an artifact by digest, a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..artifacts.errors import InputError
+from ..artifacts.store import Store
+
+if TYPE_CHECKING:
+    from ..artifacts.manifest import Artifact
+
+SHORTEST_PREFIX = 4
+
+
+def model_directory(reference: str, store: Path | None) -> Path:
+    """The directory of a runnable model: ``reference`` itself, or the payload of an artifact of the store.
+
+    Raises InputError when it is neither a directory with an `ingot.json` nor the digest of an ONNX artifact.
+    """
+    directory = Path(reference)
+    if directory.is_dir():
+        if (directory / "ingot.json").is_file():
+            return directory
+        inner = sorted(path.parent for path in directory.glob("*/ingot.json"))
+        hint = f"did you mean {inner[0]}?" if inner else "give a delivery's directory, such as ingot-out/cpu"
+        raise InputError(f"{reference} holds no ingot.json, so it is no delivery", fix=hint)
+    artifact = find_artifact(Store.open(store), reference)
+    if artifact.kind != "onnx":
+        raise InputError(
+            f"{reference} is a {artifact.kind}, which no runtime opens", fix="name an onnx artifact"
+        )
+    return artifact.path
+
+
+def find_digest(store: Store, reference: str) -> str:
+    """The one digest of the store that begins with ``reference`` (at least four characters).
+
+    Raises InputError when there is none, or more than one.
+    """
+    name = reference.removeprefix("sha256:").lower()
+    found = [digest for digest in store.digests() if len(name) >= SHORTEST_PREFIX and digest.startswith(name)]
+    if len(found) > 1:
+        raise InputError(f"{reference} is the beginning of {len(found)} digests", fix="give more of it")
+    if not found:
+        raise InputError(
+            f"{reference} is neither a directory nor an artifact of the store at {store.root}",
+            fix="`ingot ls` lists the store",
+        )
+    return found[0]
+
+
+def find_artifact(store: Store, reference: str) -> Artifact:
+    """The artifact whose digest begins with ``reference``; raises InputError as :func:`find_digest` does."""
+    digest = find_digest(store, reference)
+    artifact = store.artifact(digest)
+    if artifact is None:
+        raise InputError(
+            f"the artifact {digest[:12]} was corrupt and is set aside", fix="run the recipe again"
+        )
+    return artifact
+
+
+def find_run(store: Store, reference: str | None) -> str:
+    """The id of the run that ``reference`` begins; the newest one when None. Raises InputError for none."""
+    runs = store.runs()
+    if not runs:
+        raise InputError(f"there are no runs in the store at {store.root}", fix="`ingot run` makes one")
+    if reference is None:
+        return runs[0]
+    found = [run for run in runs if run.startswith(reference)]
+    if len(found) != 1:
+        many = f"{len(found)} runs begin with" if found else "there is no run"
+        raise InputError(f"{many} {reference!r}", fix="`ingot ls --runs` lists them")
+    return found[0]
+
+
+def report_directory(reference: str | None, store: Path | None) -> Path:
+    """Where the reports of a run lie; the newest finished one when None. Raises InputError when it has none."""
+    opened = Store.open(store)
+    finished = [run for run in opened.runs() if (opened.root / "runs" / run / "report" / "gate.json").is_file()]
+    run = find_run(opened, reference) if reference or not finished else finished[0]
+    directory = opened.root / "runs" / run / "report"
+    if not (directory / "gate.json").is_file():
+        raise InputError(f"the run {run} was not finished, so it has no report", fix="run it again: it resumes")
+    return directory

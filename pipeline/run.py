@@ -1,0 +1,124 @@
+"""The library behind `ingot run`, `plan` and `demo`: recipe in; graph, execution, gate, delivery and report out."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from .assemble import graph_of
+from .execute import execute
+from .journal import Journal, new_run_id, utc_now
+from .local import LocalExecutor
+from .plan import Plan, Planner, to_json
+from .report import collect, publish
+from .report.model import RunReport
+from .units import show_bytes
+
+if TYPE_CHECKING:
+    from ..artifacts.store import Store
+    from ..targets.host import Host
+    from .events import Event
+    from .graph import Graph
+    from .outcome import Outcome
+    from .recipe import Recipe
+
+DEFAULT_OUT = "ingot-out"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes what it makes.
+
+    out: where deliveries and reports go; the recipe's `out`, else `ingot-out`, when None.  allow_failing:
+    deliver also what did not pass.  memory_bytes, cores: bounds of the run, this machine's free ones when None.
+    command: what reproduces the run, for the report.
+    """
+
+    out: Path | None = None
+    allow_failing: bool = False
+    memory_bytes: int | None = None
+    cores: int | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. directory: its place in the store.  report_path: the HTML report beside the deliveries."""
+
+    report: RunReport
+    directory: Path
+    report_path: Path
+
+
+def plan(recipe: Recipe, store: Store) -> Plan:
+    """What a run of ``recipe`` would do, touching nothing."""
+    return Planner(store).plan(graph_of(recipe))
+
+
+def run(
+    recipe: Recipe,
+    store: Store,
+    options: RunOptions,
+    on_event: Callable[[Event], None] = lambda _event: None,
+) -> Run:
+    """Builds, measures, gates, delivers and reports every target of ``recipe``.
+
+    Raises RequirementError for what this machine lacks, before any work; Interrupted on Ctrl-C. A stage that
+    fails is a target with the status `error`, not an exception.
+    """
+    started, clock = utc_now(), time.monotonic()
+    graph = graph_of(recipe)
+    planner = Planner(store)
+    planned = planner.plan(graph)
+    planned.require()
+    run_id = new_run_id()
+    directory = store.run_dir(run_id)
+    executor = LocalExecutor(memory_bytes=options.memory_bytes, cores=options.cores)
+    try:
+        with Journal.create(directory, to_json(planned)) as journal:
+            outcome = execute(
+                graph, decide=planner.decide, store=store, executor=executor, journal=journal, on_event=on_event
+            )
+    finally:
+        executor.close()
+    report = RunReport(
+        run=run_id,
+        version=__version__,
+        started=started,
+        seconds=time.monotonic() - clock,
+        command=options.command,
+        model=collect.model_report(graph, outcome),
+        targets={name: collect.target_report(graph, outcome, leaf) for name, leaf in graph.targets.items()},
+        nodes=collect.node_reports(graph, outcome),
+        data=collect.data_reports(graph, outcome),
+        environment=environment(planner.host),
+        recipe=recipe.source,
+        notes=graph.notes,
+    )
+    out = options.out or recipe.out or Path(DEFAULT_OUT)
+    delivered = report
+    return Run(delivered, directory, publish.publish_report(delivered, directory, out))
+
+
+def environment(host: Host) -> Mapping[str, str]:
+    """What the report says of this machine: label → value."""
+    return {
+        "Ingot": __version__,
+        "Python": platform.python_version(),
+        "System": f"{platform.system()} {platform.release()} {host.machine}",
+        "Processor": f"{host.processor}, {host.cores} cores",
+        "Instruction sets": ", ".join(host.isa),
+        "Memory": show_bytes(host.memory_bytes),
+    }
+
+
+def command_line() -> str:
+    """The command that was typed, quoted for a shell."""
+    return shlex.join(["ingot", *sys.argv[1:]])
