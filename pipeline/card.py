@@ -1,4 +1,4 @@
-"""The model card of a delivery: README.md with front matter for the Hugging Face hub, and code that runs it."""
+"""The model card of a delivery: README.md with front matter for the hub, numbers, and code that runs it."""
 
 from __future__ import annotations
 

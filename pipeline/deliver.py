@@ -37,6 +37,7 @@ CARD = "README.md"
 REPORT = "report.html"
 UNVERIFIED = ".unverified"
 PREVIOUS = ".previous"
+NEW, OLD = "new", "old"
 # What is delivered unasked, and what only on request (`--allow-failing`).
 DELIVERED: frozenset[Status] = frozenset({"pass", "unverified"})
 ON_REQUEST: frozenset[Status] = frozenset({"fail", "inconclusive", "error"})
@@ -67,7 +68,7 @@ def deliver_targets(
     delivered = replace(report, targets=targets)
     page = render_html(delivered)
     with store.lock(digest_bytes(str(out.resolve()).encode())), storage(out):
-        for name, target in targets.items():
+        for name in targets:
             for suffix in ("", UNVERIFIED, PREVIOUS):
                 _check_ours(out / f"{name}{suffix}")
         out.mkdir(parents=True, exist_ok=True)
@@ -94,9 +95,8 @@ def _fill(
     files = {file.path: (file.size, file.sha256) for file in artifact.record.files}
     for name in ours:
         files[name] = (directory / name).stat().st_size, digest_file(directory / name)
-    text = json.dumps(
-        manifest(report, target, artifact, files), indent=2, ensure_ascii=False, allow_nan=False
-    )
+    record = manifest(report, target, artifact, files)
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     write_file(directory / MANIFEST, f"{text}\n".encode())
 
 
@@ -109,7 +109,7 @@ def _session(directory: Path) -> Mapping[str, Any]:
 @contextlib.contextmanager
 def _beside(place: Path) -> Iterator[Path]:
     """A directory to write into, which takes the place of ``place`` at the end, or vanishes on an error."""
-    fresh = place.with_name(f".{place.name}.{unique_name()}.new")
+    fresh = place.with_name(f".{place.name}.{unique_name()}.{NEW}")
     fresh.mkdir()
     try:
         yield fresh
@@ -124,7 +124,7 @@ def _replace(place: Path, fresh: Path) -> None:
     if not place.exists():
         fresh.rename(place)
         return
-    old = place.with_name(f".{place.name}.{unique_name()}.old")
+    old = place.with_name(f".{place.name}.{unique_name()}.{OLD}")
     place.rename(old)
     fresh.rename(place)
     remove_tree(old)
@@ -142,10 +142,18 @@ def _retire(out: Path, name: str, place: Path | None) -> None:
 
 
 def _sweep(out: Path) -> None:
-    """Removes what a killed run left half-written; the caller holds the lock of ``out``."""
-    for suffix in ("new", "old"):
-        for left in out.glob(f".*.{'[0-9a-f]' * 16}.{suffix}"):
+    """Clears away what a killed run left; the caller holds the lock of ``out``.
+
+    A delivery that was renamed to make room for one that never came goes back to its place.
+    """
+    for left in out.glob(f".*.{'[0-9a-f]' * 16}.{OLD}"):
+        place = out / left.name[1:].rsplit(".", 2)[0]
+        if place.exists():
             remove_tree(left)
+        else:
+            left.rename(place)
+    for left in out.glob(f".*.{'[0-9a-f]' * 16}.{NEW}"):
+        remove_tree(left)
 
 
 def _check_ours(place: Path) -> None:

@@ -1,7 +1,7 @@
 """The manifest of a delivery: where it is from, how it was made, what it measured, what it needs, its files.
 
-Paths in it are relative to the delivery. It is written once and never changed: what is found out later, on the
-device, goes beside it.
+Paths in it are relative to the delivery. It is written once and never changed: what is found out later, on
+the device, goes beside it.
 """
 
 from __future__ import annotations
