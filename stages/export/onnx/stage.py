@@ -10,11 +10,9 @@ from ....artifacts.schema import param
 from ...base import Context, Requirement, Result, stage
 
 if TYPE_CHECKING:
-    from ...model.checkpoint import Checkpoint
-    from ...model.quantized import QuantizedCheckpoint
     from .graph import Graph
 
-# The IR version that the onnx release which brought each opset introduced or kept.
+# The opsets that are written, and the oldest IR version that may carry each.
 IR_VERSIONS = {23: 11, 24: 11}
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -81,7 +79,6 @@ def requirements(params: OnnxParams) -> tuple[Requirement, ...]:
 def run(context: Context[OnnxParams]) -> Result:
     """Writes model.onnx, with the tokenizer, the configs and `ingot.json` beside it."""
     from ...model.checkpoint import Checkpoint
-    from ...model.families import architecture
     from ...model.quantized import QuantizedCheckpoint
     from .check import check_loads, check_structure
     from .networks import build
@@ -95,7 +92,7 @@ def run(context: Context[OnnxParams]) -> Result:
     source = context.inputs["model"]
     quantized = QuantizedCheckpoint.open(source.path) if source.kind == "quantized-checkpoint" else None
     checkpoint = quantized.checkpoint if quantized else Checkpoint.open(source.path)
-    model = architecture(checkpoint.config, str(source.path / "config.json"), _names(checkpoint, quantized))
+    model = checkpoint.architecture
     weights = Weights(checkpoint, quantized)
     graph = build(model, weights, context.params.accuracy_level)
     widths = weights.account(model)
@@ -122,13 +119,6 @@ def run(context: Context[OnnxParams]) -> Result:
             "requires": {"onnxruntime": ONNXRUNTIME},
         }
     )
-
-
-def _names(checkpoint: Checkpoint, quantized: QuantizedCheckpoint | None) -> list[str]:
-    """The names that the checkpoint's tensors had before any were quantized."""
-    if quantized is None:
-        return checkpoint.tensors.names()
-    return [*quantized.float_names(), *quantized.quantized]
 
 
 def _write(context: Context[OnnxParams], graph: Graph, header: bytes) -> bool:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Large enough that a block costs more to convert than to start, small beside any model.
 BLOCK_ELEMENTS = 1 << 21
+# A transposed block takes whole lines from every row, so that each is fetched once.
+CACHE_LINE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Weights:
         """A weight with one scale a row, as signed codes [in, out], scales [out] and zero points [out]."""
         weight = self._weight(name, shape)
         rows, columns = shape
-        step = max(1, BLOCK_ELEMENTS // rows)
+        step = max(CACHE_LINE_BYTES, BLOCK_ELEMENTS // rows)
 
         def codes() -> Iterator[npt.NDArray[Any]]:
             for start in range(0, columns, step):

@@ -27,9 +27,8 @@ def bert(reader: ConfigReader) -> Architecture:
     if hidden % heads:
         raise reader.error("hidden_size", f"is not a multiple of num_attention_heads, {heads}")
     inner, head_dim = reader.integer("intermediate_size"), hidden // heads
-    root = reader.prefix("bert.", "embeddings.word_embeddings.weight")
-    if not reader.tensor_names and reader.config.get("architectures", ["BertModel"]) == ["BertModel"]:
-        root = ""
+    alone = not reader.tensor_names and reader.config.get("architectures") in (None, ["BertModel"])
+    root = "" if alone else reader.prefix("bert.")
     old = f"{root}embeddings.LayerNorm.gamma" in reader.tensor_names
     scale_name, shift_name = ("gamma", "beta") if old else ("weight", "bias")
 

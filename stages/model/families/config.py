@@ -74,9 +74,9 @@ class ConfigReader:
         if self.config.get(key, value) != value:
             raise self.error(key, f"is not supported, only {value!r} is")
 
-    def prefix(self, usual: str, probe: str) -> str:
-        """``usual``, or the empty prefix where the checkpoint holds ``probe`` without it."""
-        bare = probe in self.tensor_names and usual + probe not in self.tensor_names
+    def prefix(self, usual: str) -> str:
+        """``usual``, or the empty prefix where the checkpoint's tensors are known and none has it."""
+        bare = self.tensor_names and not any(name.startswith(usual) for name in self.tensor_names)
         return "" if bare else usual
 
     def rope(self, head_dim: int) -> Rope:

@@ -22,7 +22,7 @@ def gpt2(reader: ConfigReader) -> Architecture:
     head_dim, vocabulary = hidden // heads, reader.integer("vocab_size")
     inner = reader.integer("n_inner", 4 * hidden)
     tied = reader.flag("tie_word_embeddings", True)
-    root = reader.prefix("transformer.", "wte.weight")
+    root = reader.prefix("transformer.")
 
     def layer(index: int) -> Layer:
         block = f"{root}h.{index}"

@@ -153,3 +153,10 @@ def test_a_bert_with_a_trained_task_head_is_refused_rather_than_stripped() -> No
     config = {"model_type": "bert", **SHAPE, "architectures": ["BertForSequenceClassification"]}
     with pytest.raises(IntakeError, match="BertForSequenceClassification"):
         architecture(config, "config.json")
+
+
+def test_a_checkpoint_without_the_usual_prefix_is_recognised_even_when_it_is_quantized() -> None:
+    config = {"model_type": "gpt2", "n_embd": 24, "n_layer": 1, "n_head": 4, "vocab_size": 96}
+    names = ["wte.weight.codes", "wte.weight.scales", "h.0.attn.c_attn.weight"]
+    assert architecture(config, "config.json", names).embedding == "wte.weight"
+    assert architecture(config, "config.json").embedding == "transformer.wte.weight"
