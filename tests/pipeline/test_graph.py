@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,9 +18,6 @@ from ingot.pipeline.graph import Builder, Graph, Node
 from ingot.pipeline.recipe import read_recipe
 from ingot.stages import base
 from ingot.targets.host import Host
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HOST = Host("linux", "x86_64", "a processor", ("avx2", "avx512_vnni"), 8, 64 << 30)
 FACTS = {
@@ -240,7 +238,7 @@ def test_the_strongest_layer_decides_the_parameter_of_the_node(
     ("text", "what", "where", "fix"),
     [
         ("stages:\n  quantize: {method: rnt}\n", "there is no 'rnt'", "ingot.yaml:3", "did you mean rtn?"),
-        ("stages:\n  quantize:\n    method: rtn\n    bit: 4\n", "cpu.bit", "ingot.yaml:5", "did you mean bits?"),
+        ("stages: {quantize: {method: rtn, bit: 4}}\n", "cpu.bit", "ingot.yaml:2", "did you mean bits?"),
         ("stages:\n  quantize: {method: rtn, bits: 5}\n", "5 is not one of 2, 3, 4, 8", "ingot.yaml:3", None),
         ("stages:\n  quantize: {method: rtn, bits: x}\n", "'x' is not a whole number", "ingot.yaml:3", None),
         ("stages:\n  quantize: {group_size: 64}\n", "cpu.group_size", "ingot.yaml:3", "quantize.rtn has it"),
