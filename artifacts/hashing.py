@@ -198,9 +198,8 @@ class HashingFile(io.BufferedIOBase):
         self._current = (self._current + 1) % BLOCKS
         if self._current == len(self._blocks):
             self._blocks.append(memoryview(bytearray(BLOCK_BYTES)))
-        self._hash.wait(
-            BLOCKS - 1
-        )  # then the block about to be filled, the oldest, is no longer being hashed
+        # The block to be filled next is the oldest that was submitted: with one fewer left it has been hashed.
+        self._hash.wait(BLOCKS - 1)
 
     def _write(self, block: memoryview) -> None:
         with storage(self.path):

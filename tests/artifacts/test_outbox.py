@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ EDGES = sorted(
 def contents(size: int) -> bytes:
     """Bytes without a period that a lost or doubled block could hide in."""
     return hashlib.shake_128(size.to_bytes(8, "big")).digest(size)
+
+
+GENUINE = hashlib.sha256
+
+
+class SlowDigest:
+    """A SHA-256 that starts on a block only when the writer has long moved on."""
+
+    def __init__(self) -> None:
+        self._state = GENUINE()
+
+    def update(self, block: memoryview) -> None:
+        time.sleep(0.01)
+        self._state.update(block)
+
+    def hexdigest(self) -> str:
+        return self._state.hexdigest()
 
 
 class TestHashingFile:
@@ -55,12 +73,13 @@ class TestHashingFile:
         assert path.read_bytes() == data
         assert file.sha256 == hashlib.sha256(data).hexdigest()
 
-    @pytest.mark.parametrize("size", [100, 2 * BLOCK_BYTES])
-    def test_a_buffer_may_be_changed_as_soon_as_write_returns(self, tmp_path, size):
+    @pytest.mark.parametrize("size", [BLOCK_BYTES // 2, 2 * BLOCK_BYTES])
+    def test_a_buffer_may_be_changed_as_soon_as_write_returns(self, tmp_path, monkeypatch, size):
+        monkeypatch.setattr(hashing.hashlib, "sha256", SlowDigest)
         buffer = bytearray(contents(size))
-        expected = hashlib.sha256(bytes(buffer) * 3).hexdigest()
+        expected = GENUINE(bytes(buffer) * 20).hexdigest()
         with HashingFile(tmp_path / "f") as file:
-            for _ in range(3):
+            for _ in range(20):
                 copy = bytearray(buffer)
                 file.write(copy)
                 copy[:] = bytes(size)

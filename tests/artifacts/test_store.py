@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from ingot.artifacts.digest import canonical_json
@@ -18,6 +19,9 @@ from ingot.artifacts.errors import CorruptError, DataError, StoreError
 from ingot.artifacts.layout import FORMAT
 from ingot.artifacts.manifest import Action
 from ingot.artifacts.store import Store
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 LIGHT = """
 import sys, time
@@ -189,6 +193,18 @@ class TestFileDigest:
         source.write_bytes(b"abc")
         store.file_digest(source)
         assert list((store.root / "stats" / "files").iterdir()) == []
+
+    def test_a_file_that_changes_while_it_is_read_has_no_digest(self, store, tmp_path, monkeypatch):
+        source = tmp_path / "data.txt"
+        source.write_bytes(b"abc")
+
+        def read_late(stream: BinaryIO) -> str:
+            source.write_bytes(b"abcd")
+            return hashlib.sha256(stream.read()).hexdigest()
+
+        monkeypatch.setattr("ingot.artifacts.stats.digest_stream", read_late)
+        with pytest.raises(DataError, match="changed while"):
+            store.file_digest(source)
 
     def test_a_torn_memory_costs_a_hash_and_nothing_else(self, store, tmp_path, monkeypatch):
         source = tmp_path / "data.txt"

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from ingot.artifacts.manifest import Action
 from ingot.artifacts.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -34,6 +35,33 @@ def _build(store: Store, source: Path) -> str:
         (outbox.payload / "direct").write_bytes(b"d")
         artifact = outbox.publish("checkpoint", {})
     return store.record(Action("k", "load", {}, artifact.digest, {})).output
+
+
+def test_nothing_is_named_before_the_disk_has_it(source, store, monkeypatch):
+    """The order that survives a power cut: bytes, directories, rename, parent, record, rename, parent."""
+    seen: list[tuple[str, object]] = []
+
+    def watch(name: str, subject: Callable[..., object]) -> None:
+        genuine = getattr(os, name)
+
+        def called(*arguments: object, **options: object) -> object:
+            seen.append((name, subject(*arguments)))
+            return genuine(*arguments, **options)
+
+        monkeypatch.setattr(os, name, called)
+
+    watch("fsync", lambda descriptor: os.fstat(descriptor).st_ino)
+    watch("rename", lambda _, target: Path(target).parent.name)
+    _build(store, source)
+
+    tree = store.trees / store.digests()[0]
+    placed, recorded = seen.index(("rename", "trees")), seen.index(("rename", "actions"))
+    before = {subject for name, subject in seen[:placed] if name == "fsync"}
+    assert {path.stat().st_ino for path in (tree, *tree.rglob("*"))} <= before
+    assert ("fsync", store.trees.stat().st_ino) in seen[placed:recorded]
+    record = store.root / "actions" / "k.json"
+    assert ("fsync", record.stat().st_ino) in seen[placed:recorded]
+    assert ("fsync", record.parent.stat().st_ino) in seen[recorded:]
 
 
 class TestRefusedCalls:
