@@ -198,7 +198,7 @@ class HashingFile(io.BufferedIOBase):
         self._current = (self._current + 1) % BLOCKS
         if self._current == len(self._blocks):
             self._blocks.append(memoryview(bytearray(BLOCK_BYTES)))
-        # The block to be filled next is the oldest that was submitted: with one fewer left it has been hashed.
+        # The block to be filled next is the oldest submitted: with one fewer left it has been hashed.
         self._hash.wait(BLOCKS - 1)
 
     def _write(self, block: memoryview) -> None:

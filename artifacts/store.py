@@ -105,7 +105,6 @@ class Store:
             return None
         if seen != known:
             stats.remember_tree(entry, seen)
-        stats.touch(entry)
         return Artifact(digest, record, tree / PAYLOAD)
 
     def digests(self) -> list[str]:
@@ -115,7 +114,7 @@ class Store:
     def lookup(self, key: str) -> tuple[Action, Artifact] | None:
         """What ``key`` led to, when its record is readable and its artifact is here and sound.
 
-        Anything less is a miss, and what was lost a warning.
+        Anything less is a miss, and what was lost a warning. Being found counts as use, which gc goes by.
         """
         action = self.read_action(key)
         if action is None:
@@ -124,6 +123,7 @@ class Store:
         if artifact is None:
             log.warning("the output of %s is missing or corrupt and has to be built again", action.node)
             return None
+        stats.touch(self.stat_entry(artifact.digest))
         return action, artifact
 
     def action(self, key: str) -> Action | None:

@@ -61,6 +61,14 @@ def test_a_lookup_counts_as_use(aged):
     assert keys(aged) == ["k0", "k3"]
 
 
+def test_a_listing_does_not_count_as_use(aged):
+    for digest in aged.digests():
+        assert aged.artifact(digest) is not None
+    assert aged.verify().sound
+    aged.gc(21 * KILOBYTE + overhead(aged))
+    assert keys(aged) == ["k2", "k3"]
+
+
 def test_what_the_newest_run_mentions_stays_and_the_report_says_that_it_does_not_fit(aged):
     old, new = aged.read_action("k0").output, aged.read_action("k1").output
     (aged.run_dir("20260101T000000") / "plan.json").write_text(json.dumps({"digest": old}))
