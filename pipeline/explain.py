@@ -48,7 +48,7 @@ class KeyDiff:
 
     def __str__(self) -> str:
         if self.old is None:
-            return "never built"
+            return "not built before"
         return ", ".join(str(change) for change in self.changes) or "nothing changed"
 
 
