@@ -1,18 +1,19 @@
-"""The library behind `ingot run`, `plan` and `demo`: recipe in; graph, execution, gate, delivery and report out."""
+"""The library behind `ingot run`, `plan` and `demo`: a recipe in; a verdict, deliveries and a report out."""
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from .assemble import graph_of
+from .deliver import DELIVERED, ON_REQUEST, deliver_targets
 from .execute import execute
 from .journal import Journal, new_run_id, utc_now
 from .local import LocalExecutor
@@ -22,9 +23,13 @@ from .report.model import RunReport
 from .units import show_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..artifacts.manifest import Artifact
     from ..artifacts.store import Store
     from ..targets.host import Host
     from .events import Event
+    from .gate import Status
     from .graph import Graph
     from .outcome import Outcome
     from .recipe import Recipe
@@ -47,10 +52,15 @@ class RunOptions:
     cores: int | None = None
     command: str = ""
 
+    @property
+    def statuses(self) -> frozenset[Status]:
+        """The statuses with which a target is delivered."""
+        return DELIVERED | ON_REQUEST if self.allow_failing else DELIVERED
+
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. directory: its place in the store.  report_path: the HTML report beside the deliveries."""
+    """A finished run. directory: its place in the store.  report_path: the HTML report by the deliveries."""
 
     report: RunReport
     directory: Path
@@ -74,37 +84,70 @@ def run(
     fails is a target with the status `error`, not an exception.
     """
     started, clock = utc_now(), time.monotonic()
-    graph = graph_of(recipe)
     planner = Planner(store)
-    planned = planner.plan(graph)
+    planned = planner.plan(graph_of(recipe))
     planned.require()
-    run_id = new_run_id()
-    directory = store.run_dir(run_id)
+    directory = store.run_dir(new_run_id())
+    with store.shared_use():
+        outcome = carry_out(planned, planner, store, directory, options, on_event)
+        report = report_of(planned, planner.host, outcome, recipe, options, started, time.monotonic() - clock)
+        out = options.out or recipe.out or Path(DEFAULT_OUT)
+        delivered = deliver_targets(store, report, artifacts(planned.graph, outcome), out, options.statuses)
+        return Run(delivered, directory, publish.publish_report(delivered, directory, out))
+
+
+def carry_out(
+    planned: Plan,
+    planner: Planner,
+    store: Store,
+    directory: Path,
+    options: RunOptions,
+    on_event: Callable[[Event], None],
+) -> Outcome:
+    """Executes a plan, with its journal in the run's ``directory``."""
     executor = LocalExecutor(memory_bytes=options.memory_bytes, cores=options.cores)
-    try:
-        with Journal.create(directory, to_json(planned)) as journal:
-            outcome = execute(
-                graph, decide=planner.decide, store=store, executor=executor, journal=journal, on_event=on_event
-            )
-    finally:
-        executor.close()
-    report = RunReport(
-        run=run_id,
+    with contextlib.closing(executor), Journal.create(directory, to_json(planned)) as journal:
+        return execute(
+            planned.graph,
+            decide=planner.decide,
+            store=store,
+            executor=executor,
+            journal=journal,
+            on_event=on_event,
+        )
+
+
+def artifacts(graph: Graph, outcome: Outcome) -> dict[str, Artifact]:
+    """What there is to deliver, by target."""
+    found = {name: outcome.results[leaf.artifact].artifact for name, leaf in graph.targets.items()}
+    return {name: artifact for name, artifact in found.items() if artifact is not None}
+
+
+def report_of(
+    planned: Plan,
+    host: Host,
+    outcome: Outcome,
+    recipe: Recipe,
+    options: RunOptions,
+    started: str,
+    seconds: float,
+) -> RunReport:
+    """Everything that is known after a run, judged; nothing is delivered yet."""
+    graph = planned.graph
+    return RunReport(
+        run=outcome.run,
         version=__version__,
         started=started,
-        seconds=time.monotonic() - clock,
+        seconds=seconds,
         command=options.command,
         model=collect.model_report(graph, outcome),
         targets={name: collect.target_report(graph, outcome, leaf) for name, leaf in graph.targets.items()},
         nodes=collect.node_reports(graph, outcome),
         data=collect.data_reports(graph, outcome),
-        environment=environment(planner.host),
+        environment=environment(host),
         recipe=recipe.source,
         notes=graph.notes,
     )
-    out = options.out or recipe.out or Path(DEFAULT_OUT)
-    delivered = report
-    return Run(delivered, directory, publish.publish_report(delivered, directory, out))
 
 
 def environment(host: Host) -> Mapping[str, str]:

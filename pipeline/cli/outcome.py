@@ -51,7 +51,9 @@ def metric_table(target: TargetReport) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{target.name}  [dim]{target.format}[/dim]", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"{target.name}  [dim]{target.format}[/dim]", title_justify="left", box=box.SIMPLE_HEAD
+    )
     table.add_column("", no_wrap=True)
     for heading in ("reference", "artifact", "change"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 @click.option("--resolved", is_flag=True, help="Show every parameter and where its value came from.")
 @json_option
 @click.pass_context
-def plan_command(ctx: click.Context, store: Path | None, as_json: bool, resolved: bool, **options: Any) -> None:
-    """Show for each node of RECIPE whether it is cached, would run, or waits; exit 2 when something is missing."""
+def plan_command(
+    ctx: click.Context, store: Path | None, as_json: bool, resolved: bool, **options: Any
+) -> None:
+    """Show for each node of RECIPE whether it is cached, would run, or waits; exit 2 when it cannot."""
     from ...artifacts.store import Store
     from ..plan import to_json
     from ..run import plan

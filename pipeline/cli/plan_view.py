@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...artifacts import schema
+from ..plan import State
 from ..units import show_bytes, show_seconds
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ def show_plan(plan: Plan) -> str:
         state = click.style(f"{decision.state.upper():<8}", fg=COLOURS[decision.state])
         lines.append(f"{state} {name:<{width}}  {node.stage:<19} {decision.reason}{_expected(decision)}")
         lines.append(f"{'':<8} {'':<{width}}  {click.style(node.reason, dim=True)}")
-    counts = ", ".join(f"{plan.count(state)} {state}" for state in COLOURS if plan.count(state))  # type: ignore[arg-type]
+    counts = ", ".join(f"{plan.count(state)} {state}" for state in State if plan.count(state))
     seconds = plan.expected_seconds
-    lines += ["", counts if seconds is None else f"{counts}; about {show_seconds(seconds)} by the last run"]
+    lines += ["", f"{counts}; about {show_seconds(seconds)} by the last run" if seconds else counts]
     lines += [f"note: {note}" for note in plan.graph.notes]
     lines += [f"missing: {each.name} — {each.fix}" for each in plan.missing]
     return "\n".join(lines)

@@ -48,7 +48,9 @@ def gate_command(ctx: click.Context, run: str | None, store: Path | None) -> Non
     path = report_directory(run, store) / FORMS["json"]
     report = read_json(path.read_text("utf-8"), where=str(path))
     for target in report.targets.values():
-        click.echo(f"{target.status:<13} {target.name}" + (f": {target.explanation}" if target.explanation else ""))
+        click.echo(
+            f"{target.status:<13} {target.name}" + (f": {target.explanation}" if target.explanation else "")
+        )
         for check in target.checks:
             click.echo(f"  {check.status:<13} {check.message}")
     ctx.exit(report.exit_code)

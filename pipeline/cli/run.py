@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,8 @@ from ...artifacts.errors import RecipeError
 from .options import json_option, recipe_options, run_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..recipe import Recipe
     from ..run import Run
 
@@ -41,10 +42,14 @@ def recipe_of(options: dict[str, Any]) -> Recipe:
         given = ["--model"] * bool(options["model"]) + ["--target"] * bool(options["targets"])
         given += [f"--{role}" for role in data]
         if given:
-            raise RecipeError(f"{given[0]} was given beside a recipe", fix="write it into the recipe, or use --set")
+            raise RecipeError(
+                f"{given[0]} was given beside a recipe", fix="write it into the recipe, or use --set"
+            )
         return load_recipe(options["recipe"], overrides)
     if options["model"] is None:
-        raise RecipeError("nothing to build was named", fix="give a recipe file, or --model DIRECTORY --target cpu")
+        raise RecipeError(
+            "nothing to build was named", fix="give a recipe file, or --model DIRECTORY --target cpu"
+        )
     return recipe_from_options(options["model"], options["targets"], data=data, overrides=overrides)
 
 

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODEL = Path(__file__).parent / "model"
+MODEL = Path(__file__).parent / "wikitext-llama-4m"
 PROMPT = "The river was first described by"

@@ -37,7 +37,7 @@ def make(directory: Path, *, layers: int = 14, dtype: str = "bfloat16") -> int:
     if not (directory / "model.safetensors").exists():
         directory.mkdir(parents=True, exist_ok=True)
         model.to(getattr(torch, dtype)).save_pretrained(directory)
-        bundled = importlib.resources.files("ingot.pipeline.demo") / "model"
+        bundled = importlib.resources.files("ingot.pipeline.demo") / "wikitext-llama-4m"
         for name in ("tokenizer.json", "tokenizer_config.json"):
             with importlib.resources.as_file(bundled / name) as source:
                 shutil.copy(source, directory / name)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEMO = Path(ingot.__file__).parent / "pipeline" / "demo"
-MODEL = DEMO / "model"
+MODEL = DEMO / "wikitext-llama-4m"
 DATA = DEMO / "data"
 
 
