@@ -1,9 +1,11 @@
-"""The toy plugin on the path of this process and of every worker it starts."""
+"""The toy plugin on the path of this process and of every worker it starts; hand-made measurements."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,3 +27,16 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     paths = [str(PLUGIN), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     return importlib.import_module("ingot_toy.driver")
+
+
+@pytest.fixture(scope="session")
+def samples() -> ModuleType:
+    """The module `samples.py` beside this file: hand-made measurements and reports."""
+    name = "ingot_test_samples"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("samples.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
