@@ -15,7 +15,7 @@ from ingot.artifacts.errors import DataError, RequirementError
 from ingot.artifacts.manifest import Action
 from ingot.pipeline import keys, requirements
 from ingot.pipeline.assemble import graph_of
-from ingot.pipeline.data import BUNDLED
+from ingot.pipeline.demo import MODEL
 from ingot.pipeline.explain import explain
 from ingot.pipeline.layers import command_line
 from ingot.pipeline.plan import Plan, Planner, State, make_plan, to_json
@@ -38,7 +38,7 @@ TEXT = "The river ran past the old mill."
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A recipe for two targets beside its checkpoint (the bundled one) and its text."""
-    (tmp_path / "ckpt").symlink_to(BUNDLED.parent / "model")
+    (tmp_path / "ckpt").symlink_to(MODEL)
     (tmp_path / "held-out.txt").write_text(TEXT)
     (tmp_path / "ingot.yaml").write_text(
         "model: ckpt\ntargets: [cpu-int8, cpu-int4]\ndata: {evaluation: held-out.txt}\n"
