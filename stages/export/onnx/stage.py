@@ -135,7 +135,7 @@ def _write(context: Context[OnnxParams], graph: Graph, header: bytes) -> bool:
     placement = place(graph, context.params.external_data_above_bytes)
     with context.output.create(MODEL_FILE) as sink:
         write_model(graph, header, placement, DATA_FILE, sink, advance)
-    if placement.offsets:
+    if placement:
         with context.output.create(DATA_FILE) as sink:
             write_data(graph, placement, sink, advance)
-    return bool(placement.offsets)
+    return bool(placement)

@@ -7,7 +7,7 @@ is serialized by the library and the initializers' bytes are framed here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import onnx
@@ -26,8 +26,11 @@ GRAPH_OF_MODEL, INITIALIZER_OF_GRAPH, RAW_DATA_OF_TENSOR = 7, 5, 9
 LENGTH_DELIMITED = 2
 # External tensors begin on a page, so that a runtime can map them; those below it stay in the graph.
 PAGE_BYTES = 4096
-# A protobuf message may not be larger, whatever a parameter asks.
-PROTOBUF_LIMIT_BYTES = 2**31 - 1
+# A protobuf message ends below 2^31 bytes, whatever a parameter asks; the rest is for names and frames.
+PROTOBUF_LIMIT_BYTES = 2_000_000_000
+
+# Where initializers' bytes begin in the data file, by name; the others' are in the graph.
+Placement = Mapping[str, int]
 
 
 class Sink(Protocol):
@@ -37,26 +40,20 @@ class Sink(Protocol):
         """Takes all of ``data``."""
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where initializers' bytes go: offsets into the data file by name; absent ones stay in the graph."""
-
-    offsets: dict[str, int]
-    data_bytes: int
-
-
 def place(graph: Graph, external_above_bytes: int) -> Placement:
-    """Keeps all in the graph's file up to that size, else moves tensors of a page or more out of it."""
+    """Offsets into a data file: none where the whole model is up to that size, else for tensors of a page
+    or more.
+    """
     structure_bytes = graph.structure.ByteSize()
     if graph.weight_bytes + structure_bytes <= min(external_above_bytes, PROTOBUF_LIMIT_BYTES):
-        return Placement({}, 0)
+        return {}
     offsets: dict[str, int] = {}
-    position = 0
+    end = 0
     for initializer in graph.initializers:
         if initializer.bytes >= PAGE_BYTES:
-            offsets[initializer.name] = position
-            position = -(-(position + initializer.bytes) // PAGE_BYTES) * PAGE_BYTES
-    return Placement(offsets, position)
+            offsets[initializer.name] = -(-end // PAGE_BYTES) * PAGE_BYTES
+            end = offsets[initializer.name] + initializer.bytes
+    return offsets
 
 
 def model_header(opset: int, ir_version: int, domains: tuple[str, ...]) -> onnx.ModelProto:
@@ -96,11 +93,10 @@ def write_data(graph: Graph, placement: Placement, sink: Sink, progress: Callabl
     """Writes the data file: the external tensors at their offsets, zeros between."""
     position = 0
     for initializer in graph.initializers:
-        if initializer.name in placement.offsets:
-            sink.write(bytes(placement.offsets[initializer.name] - position))
+        if initializer.name in placement:
+            sink.write(bytes(placement[initializer.name] - position))
             _write_data(initializer, sink, progress)
-            position = placement.offsets[initializer.name] + initializer.bytes
-    sink.write(bytes(placement.data_bytes - position))
+            position = placement[initializer.name] + initializer.bytes
 
 
 def _frame(initializer: Initializer, placement: Placement, data_name: str) -> tuple[bytes, int]:
@@ -108,7 +104,7 @@ def _frame(initializer: Initializer, placement: Placement, data_name: str) -> tu
     tensor = TensorProto(
         name=initializer.name, data_type=ELEMENT_TYPES[initializer.dtype], dims=initializer.shape
     )
-    offset = placement.offsets.get(initializer.name)
+    offset = placement.get(initializer.name)
     if offset is not None:
         tensor.data_location = TensorProto.EXTERNAL
         entries = {"location": data_name, "offset": offset, "length": initializer.bytes}
