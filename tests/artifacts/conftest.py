@@ -82,8 +82,12 @@ def powerless() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="ingot-powerless-"))
     root = os.geteuid() == 0
     if root:
-        os.chown(folder, NOBODY, -1)
-        os.seteuid(NOBODY)
+        try:
+            os.chown(folder, NOBODY, -1)
+            os.seteuid(NOBODY)
+        except PermissionError:
+            folder.rmdir()
+            pytest.skip("this root user may not become another")
     try:
         yield folder
     finally:
