@@ -1,0 +1,113 @@
+"""Explaining: the parts in which two keys differ, in words, and which record counts as the last one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ingot.artifacts.digest import digest_json
+from ingot.artifacts.manifest import Action
+from ingot.pipeline.explain import Change, History, KeyDiff, changes
+
+if TYPE_CHECKING:
+    from ingot.artifacts.store import Store
+
+OLD = {
+    "stage": "quantize.rtn",
+    "version": 1,
+    "source": "a" * 64,
+    "params": {"bits": 4, "sym": True},
+    "data": {"evaluation": "b" * 64},
+    "inputs": {"model": "c" * 64},
+    "tools": {"python": "3.11", "numpy": "2.4.0"},
+    "platform": {},
+    "host": None,
+    "seed": 0,
+}
+
+
+def test_a_key_that_did_not_change_has_no_changes() -> None:
+    assert changes(OLD, dict(OLD)) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"params": {"bits": 8, "sym": True}}, "bits: 4 → 8"),
+        ({"params": {"bits": 4}}, "sym: True → none"),
+        ({"data": {"evaluation": "d" * 64}}, "the content of evaluation changed"),
+        ({"inputs": {"model": "d" * 64}}, "the input model changed"),
+        ({"inputs": {"model": None}}, "the input model is not known yet"),
+        ({"tools": {"python": "3.12", "numpy": "2.4.0"}}, "tools python: 3.11 → 3.12"),
+        ({"source": "d" * 64}, "the stage's source changed"),
+        ({"version": 2}, "version: 1 → 2"),
+        ({"seed": 7}, "seed: 0 → 7"),
+        ({"host": "d" * 64}, "host: none → dddddddddddd"),
+        ({"platform": {"isa": ["avx2"]}}, "platform isa: none → ['avx2']"),
+    ],
+)
+def test_each_part_of_a_key_that_changed_is_told_in_words(change: dict[str, object], words: str) -> None:
+    found = changes(OLD, {**OLD, **change})
+    assert [str(each) for each in found] == [words]
+
+
+def test_what_a_person_changed_is_told_before_what_an_upgrade_changed() -> None:
+    new = {**OLD, "source": "d" * 64, "tools": {"python": "3.12"}, "params": {"bits": 8}}
+    assert [each.part for each in changes(OLD, new)] == [
+        "params.bits", "params.sym", "tools.numpy", "tools.python", "source",
+    ]  # fmt: skip
+
+
+values = st.none() | st.integers(0, 3) | st.text("ab", max_size=2)
+preimages = st.dictionaries(
+    st.sampled_from(list(OLD)), values | st.dictionaries(st.sampled_from("xyz"), values, min_size=1)
+)
+
+
+@given(preimages, preimages)
+def test_changes_read_backwards_are_the_changes_the_other_way_round(
+    old: dict[str, object], new: dict[str, object]
+) -> None:
+    there = {(each.part, str(each.old), str(each.new)) for each in changes(old, new)}
+    back = {(each.part, str(each.new), str(each.old)) for each in changes(new, old)}
+    assert there == back
+    assert changes(old, old) == ()
+
+
+def test_a_difference_says_all_of_its_changes() -> None:
+    action = Action("k", "n", OLD, "o")
+    diff = KeyDiff("n", action, (Change("seed", 0, 1), Change("params.bits", 4, 8)))
+    assert str(diff) == "seed: 0 → 1, bits: 4 → 8"
+    assert str(KeyDiff("n", action, ())) == "nothing changed"
+    assert str(KeyDiff("n", None, ())) == "not built before"
+
+
+def record(store: Store, node: str, seconds: int, **preimage: object) -> Action:
+    """An action of a node, whose record is ``seconds`` old in the order of the others."""
+    with store.outbox() as outbox:
+        outbox.write_text("output", node)
+        artifact = outbox.publish("text", {})
+    key = digest_json({"node": node, **preimage})
+    action = store.record(Action(key, node, preimage, artifact.digest))
+    os.utime(store.root / "actions" / f"{key}.json", (seconds, seconds))
+    return action
+
+
+def test_the_last_action_is_the_newest_of_its_node_with_another_key(store: Store) -> None:
+    older, newest = record(store, "quantize@cpu", 100, seed=1), record(store, "quantize@cpu", 300, seed=2)
+    record(store, "quantize@other", 400, seed=3)
+    record(store, "quantize@cpu", 200, seed=4)
+    os.utime(store.root / "actions" / f"{older.key}.json", (250, 250))
+    history = History(store)
+    assert history.last("quantize@cpu") == newest
+    assert history.last("quantize@cpu", but_key=newest.key) == older
+    assert history.last("never") is None
+
+
+def test_a_damaged_record_is_passed_over(store: Store) -> None:
+    kept, damaged = record(store, "n", 100, seed=1), record(store, "n", 200, seed=2)
+    (store.root / "actions" / f"{damaged.key}.json").write_text("{")
+    assert History(store).last("n") == kept
