@@ -65,11 +65,11 @@ class Series:
     """
 
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    steps: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    steps: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, name: str, side: str, value: float) -> None:
         """Appends one sample."""
-        self.samples.setdefault(name, {each: [] for each in SIDES})[side].append(value)
+        self.samples.setdefault(name, {}).setdefault(side, []).append(value)
 
 
 @stage(
@@ -107,7 +107,7 @@ def run(context: Context[CostParams]) -> Result:
     for repeat in range(params.repeats):
         context.progress(repeat, params.repeats, "repeats")
         order = SIDES if repeat % 2 == 0 else SIDES[::-1]
-        plan, about = _repeat(series, {side: str(directories[side]) for side in order}, params, threads)
+        plan, about = measure(series, {side: str(directories[side]) for side in order}, params, threads)
     context.progress(params.repeats, params.repeats, "repeats")
     host = probe()
     document = {
@@ -152,10 +152,13 @@ def _size(artifact: Artifact, source: Artifact) -> dict[str, object]:
     return metric("bytes", "lower", "relative", reference, value, n=1)
 
 
-def _repeat(
+def measure(
     series: Series, directories: Mapping[str, str], params: CostParams, threads: int
 ) -> tuple[Plan, dict[str, object]]:
-    """One fresh process a side, in the given order; what was run, and in which environment."""
+    """Adds one repeat to ``series``: a fresh process a side, in the given order, taking turns.
+
+    Gives what was run, fitted to the first side's context, and in which environment.
+    """
     from .cost_side import SideProcess
 
     opened: dict[str, SideProcess] = {}
@@ -166,7 +169,7 @@ def _repeat(
         for side, process in opened.items():
             loaded[side] = process.ask("load")
             series.add("load_ms", side, float(str(loaded[side]["ms"])))
-        about = loaded["value"]
+        about = loaded[next(iter(directories))]
         plan = fit(params, str(about["task"]), int(str(about["context"])), threads)
         for process in opened.values():
             # The first run of a graph allocates; what follows is what a user of a running program meets.
@@ -204,7 +207,7 @@ def _pass(series: Series, side: str, process: SideProcess, plan: Plan) -> None:
         return
     steps = process.ask_ms("decode", plan.decode_tokens)
     mean = sum(steps) / len(steps)
-    series.steps[side].extend(steps)
+    series.steps.setdefault(side, []).extend(steps)
     series.add("decode_ms", side, mean)
     series.add("tokens_per_second", side, 1e3 / mean)
 
