@@ -74,7 +74,7 @@ def read_data(value: Mapping[str, object], written: Written, directory: Path) ->
         name = getattr(fields, role)
         if name is not None:
             origins[role] = written.where("data", role)
-            files[role] = _usable(directory / name, f"data.{role}", name, origins[role])
+            files[role] = _usable(directory / Path(name).expanduser(), f"data.{role}", name, origins[role])
     return Data(files, origins)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..artifacts.errors import RecipeError
 from ..artifacts.schema import build, param, unknown_name
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ..artifacts.yaml import KeyPath, Written
 
 Facts = Mapping[str, object]
-Tree = Mapping[str, Mapping[str, object]]
+COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {"above": operator.gt, "below": operator.lt}
 
 CONDITIONS = (
     "task", "architecture", "model_type", "parameters_above", "parameters_below", "int8_dot_product",
@@ -50,11 +51,8 @@ def holds(rule: Rule, facts: Facts) -> bool:
 
 def _holds(name: str, wanted: object, facts: Facts) -> bool:
     base, _, comparison = name.rpartition("_")
-    if comparison in ("above", "below"):
-        fact = facts[base]
-        if not isinstance(fact, int | float) or not isinstance(wanted, int | float):
-            raise RecipeError(f"{name} compares numbers: {fact!r} with {wanted!r}")
-        return fact > wanted if comparison == "above" else fact < wanted
+    if comparison in COMPARISONS:
+        return COMPARISONS[comparison](facts[base], wanted)
     return facts[name] in (wanted if isinstance(wanted, list) else [wanted])
 
 
@@ -78,9 +76,13 @@ def read_rules(
         place = (key, index)
         locate = functools.partial(written.where, *place)
         fields = build(RuleFields, item, prefix=f"{key}[{index}]", locate=locate)
-        for name in fields.when:
+        for name, wanted in fields.when.items():
+            where = written.where(*place, "when", name)
             if name not in conditions:
-                raise unknown_name(name, conditions, prefix="when", where=written.where(*place, "when", name))
+                raise unknown_name(name, conditions, prefix="when", where=where)
+            is_number = isinstance(wanted, int | float) and not isinstance(wanted, bool)
+            if name.rpartition("_")[2] in COMPARISONS and not is_number:
+                raise RecipeError(f"when.{name}: {wanted!r} is not a number", where=where)
         prefix = ("gates",) if key == "gates" else ()
         settings = tuple(read_settings(written, (*place, "set"), fields.set, prefix, profile))
         yield Rule(dict(fields.when), settings, fields.because)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -296,6 +298,34 @@ def test_an_option_that_fits_nowhere_is_refused_and_named(
     assert caught.value.where == f"--set {option}"
     if fix is not None:
         assert fix in str(caught.value.fix)
+
+
+@pytest.fixture
+def prune(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registers a stage `prune.toy` that maps a checkpoint to a checkpoint."""
+    found = replace(base.get("quantize.dynamic"), name="prune.toy", output="checkpoint")
+    monkeypatch.setitem(sys.modules, "toy_prune", SimpleNamespace(run=found))  # type: ignore[arg-type]
+    monkeypatch.setitem(base.BUILTIN, "prune.toy", "toy_prune")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("prune")
+def test_shared_stages_stand_between_the_source_and_every_target(folder: Path) -> None:
+    found = graph(folder, "targets: [cpu-int8, cpu-fp32]\nstages: {prune: {method: toy}}\n")
+    assert found.nodes["prune"].inputs == {"model": "load"}
+    assert found.nodes["prune"].target is None
+    assert found.nodes["quantize@cpu-int8"].inputs == {"model": "prune"}
+    assert found.nodes["export@cpu-fp32"].inputs == {"model": "prune"}
+    assert found.nodes["export@reference"].inputs == {"model": "load"}
+    assert found.nodes["reference"].inputs == {"model": "load"}
+
+
+@pytest.mark.usefixtures("prune")
+def test_the_reference_may_be_a_shared_stage(folder: Path) -> None:
+    found = graph(folder, "reference: prune\nstages: {prune: {method: toy}}\n", "prune.lm_head_bits=16")
+    assert found.nodes["reference"].inputs == {"model": "prune"}
+    assert found.nodes["export@reference"].inputs == {"model": "prune"}
+    assert found.nodes["cost@cpu"].inputs["source"] == "load"
+    assert params(found, "prune").lm_head_bits == 16
 
 
 def node(name: str, stage: str, **inputs: str) -> Node:

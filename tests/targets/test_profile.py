@@ -158,6 +158,10 @@ def test_a_files_plain_settings_come_after_the_rules_of_what_it_extends(tmp_path
             "summary: s\nextends: cpu\nrules:\n- {when: {weights: int8}, set: {}, because: x}\n",
             4, "when.weights is not", None,
         ),
+        (
+            "summary: s\nextends: cpu\nrules:\n- {when: {parameters_above: lots}, set: {}, because: x}\n",
+            4, "when.parameters_above: 'lots' is not a number", None,
+        ),
         ("- a\n", None, "a profile is a mapping", None),
     ],
 )  # fmt: skip
