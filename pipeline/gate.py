@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from .metrics import METRICS
+from .metrics import METRICS, place_in_table
 from .statistics import ALPHA, RESAMPLES, Estimate, clusters_to_decide
 from .summaries import Summary, summarize
 from .units import show, show_delta
@@ -30,7 +30,7 @@ EXIT_CODES: Mapping[Status, int] = {"error": 4, "fail": 1, "inconclusive": 3, "u
 METHODS = {
     "perplexity": "paired cluster bootstrap over documents",
     "token_mean": "paired cluster bootstrap over documents",
-    "repeats": "bootstrap of the median over interleaved repeats",
+    "repeats": "paired bootstrap of the medians over interleaved repeats",
     "exact": "exact",
 }
 
@@ -39,9 +39,9 @@ METHODS = {
 class MetricResult:
     """A metric of one target.
 
-    delta: value / reference - 1 where comparison is `relative`, else value - reference; for repeated timings
-    the median of the paired ratios, less one.  low, high: the interval of delta, 90 % two-sided; equal to it
-    for exact metrics, None where the samples allow none.  value_low, value_high: that of the value.
+    delta: value / reference - 1 where comparison is `relative`, else value - reference.  low, high: its
+    interval, 90 % two-sided; equal to it for exact metrics, None where the samples allow none.  value_low,
+    value_high: that of the value.
     """
 
     reference: float | None
@@ -110,6 +110,7 @@ def evaluate(
     for measurements in (quality, cost):
         if measurements is not None:
             summaries |= summarize(measurements, alpha=alpha, resamples=resamples)
+    summaries = {name: summaries[name] for name in sorted(summaries, key=place_in_table)}
     checks = [_check(bound, summaries.get(bound.metric.name), alpha) for bound in bounds]
     asked = {bound.metric.name for bound in bounds}
     checks += [

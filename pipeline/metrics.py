@@ -60,3 +60,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 ALIASES: Mapping[str, str] = MappingProxyType(
     {"size": "size_bytes", "memory": "peak_memory_bytes", "kl": "kl_divergence", "top1": "top1_agreement"}
 )
+
+
+def place_in_table(name: str) -> int:
+    """The order in which metrics are shown; unknown ones come last."""
+    return next((place for place, metric in enumerate(TABLE) if metric.name == name), len(TABLE))

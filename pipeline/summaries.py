@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from .measurements import Column, Measured, Measurements
 from .metrics import METRICS, Metric
-from .statistics import Estimate, cluster_interval, exact, median_interval, resampled_sums, sum_by_cluster
+from .statistics import (
+    Estimate,
+    cluster_interval,
+    exact,
+    median_interval,
+    median_ratio_interval,
+    resampled_sums,
+    sum_by_cluster,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +118,7 @@ def _summary(
     if metric is None or estimator == "exact":
         return Summary(measured, exact(measured.value), exact(_difference(measured)))
     if estimator == "repeats":
-        return _from_repeats(measured, metric, measurements.repeats.get(metric.column, {}), alpha)
+        return _from_repeats(measured, metric, measurements, alpha)
     if fault:
         return Summary(measured, fault=fault)
     if documents is None or metric.column not in documents.columns:
@@ -170,7 +178,8 @@ def _if_consistent(summary: Summary, documents: Documents) -> Summary:
     return summary
 
 
-def _from_repeats(measured: Measured, metric: Metric, sides: Mapping[str, Column], alpha: float) -> Summary:
+def _from_repeats(measured: Measured, metric: Metric, measurements: Measurements, alpha: float) -> Summary:
+    sides = measurements.repeats.get(metric.column, {})
     reference, value = sides.get("reference", ()), sides.get("value", ())
     if not value or not reference:
         return Summary(measured, fault=f"{metric.name}: there are no repeats")
@@ -181,11 +190,9 @@ def _from_repeats(measured: Measured, metric: Metric, sides: Mapping[str, Column
         )
     if not all(math.isfinite(number) and number > 0 for number in (*reference, *value)):
         return Summary(measured, fault=f"{metric.name}: a repeat is not a finite number above 0")
-    ratios = median_interval([b / a for a, b in zip(reference, value, strict=True)], alpha=alpha)
-    delta = Estimate(
-        ratios.value - 1,
-        None if ratios.low is None else ratios.low - 1,
-        None if ratios.high is None else ratios.high - 1,
-        ratios.clusters,
-    )
-    return Summary(measured, median_interval(value, alpha=alpha), delta)
+    seed = int(measurements.digest[:16], 16)
+    delta = median_ratio_interval(reference, value, seed, alpha=alpha)
+    summary = Summary(measured, median_interval(value, alpha=alpha), delta)
+    if not math.isclose(_difference(measured), delta.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        return Summary(measured, fault=f"{metric.name}: its value is not the median of its repeats")
+    return summary

@@ -44,7 +44,12 @@ def target_report(graph: Graph, outcome: Outcome, leaf: Leaf) -> TargetReport:
     verdict = evaluate([read_bound(rule) for rule in leaf.gates], quality, cost)
     unfinished = [results[name] for name in _branch(graph, leaf) if not results[name].has_output]
     failed = [result for result in unfinished if result.state is Ending.FAILED]
-    status = "error" if failed else "unverified" if unfinished else verdict.status
+    # What was measured is judged, also when something else could not be.
+    checks = tuple(check for check in verdict.checks if not unfinished or check.metric in verdict.metrics)
+    is_broken = any(check.status == "fail" for check in checks)
+    status = (
+        "error" if failed else verdict.status if not unfinished else "fail" if is_broken else "unverified"
+    )
     session = _session(artifact)
     lineage = [results[name] for name in ancestors(graph, leaf.artifact)]
     return TargetReport(
@@ -52,7 +57,7 @@ def target_report(graph: Graph, outcome: Outcome, leaf: Leaf) -> TargetReport:
         status=status,
         profile=leaf.profile,
         metrics=verdict.metrics,
-        checks=verdict.checks if not unfinished else (),
+        checks=checks,
         explanation="; ".join(f"{result.node}: {result.reason}" for result in failed or unfinished),
         artifact=artifact.digest if artifact else None,
         files=_files(artifact),
@@ -68,7 +73,7 @@ def target_report(graph: Graph, outcome: Outcome, leaf: Leaf) -> TargetReport:
         timings=timings(cost) if cost else (),
         documents=document_deltas(quality) if quality else (),
         lineage=tuple(result.key for result in lineage if result.key),
-        notes=(*leaf.notes, *(note for result in lineage for note in result.notes)),
+        notes=(*leaf.notes, *(note for name in _branch(graph, leaf) for note in results[name].notes)),
     )
 
 
@@ -183,15 +188,17 @@ def _node(node: Node, result: NodeResult) -> NodeReport:
         artifact=result.artifact.digest if result.artifact else None,
         target=node.target,
         params={name: _text(value) for name, value in schema.to_plain(node.params).items()},
+        tools={name: str(version) for name, version in dict(observed.get("tools", {})).items()},
         notes=result.notes,
         error=str(result.error) if result.error else None,
     )
 
 
 def _params(node: Node) -> str:
-    """The parameters that somebody set, `bits 4, group_size 32`; the rest are defaults."""
+    """The parameters that somebody set, `bits 4, group_size 32`, save lists, which are long."""
     plain = schema.to_plain(node.params)
-    return ", ".join(f"{name} {_text(plain[name])}" for name in plain if name in node.origins)
+    named = (name for name in plain if name in node.origins and not isinstance(plain[name], list))
+    return ", ".join(f"{name} {_text(plain[name])}" for name in named)
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..metrics import METRICS
+from ..metrics import METRICS, place_in_table
 from ..summaries import column_fault
 from .model import DocumentDelta, Timing
 
@@ -51,6 +51,6 @@ def timings(cost: Measurements) -> tuple[Timing, ...]:
             tuple(cost.repeats[name].get("value", ())),
             measured.distribution,
         )
-        for name, measured in cost.metrics.items()
+        for name, measured in sorted(cost.metrics.items(), key=lambda item: place_in_table(item[0]))
         if name in cost.repeats and name in METRICS and METRICS[name].unit == "ms"
     )

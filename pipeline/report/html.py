@@ -8,7 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from ..gate import Check, MetricResult, worst
-from ..metrics import METRICS
+from ..metrics import METRICS, place_in_table
 from ..units import show, show_bytes, show_count, show_delta, show_interval, show_seconds, significant
 from . import plots
 from .dag import dag
@@ -84,6 +84,7 @@ def render_html(report: RunReport) -> str:
         sizes=plots.size_bars(report.model.weight_bytes, report.targets.values()),
         timings=list(_timing_figures(report)),
         documents=list(_document_figures(report)),
+        tools=_tools(report),
         graph=dag(report.nodes),
     )
 
@@ -148,8 +149,7 @@ def _counts(report: RunReport) -> str:
 
 def _groups(report: RunReport) -> Iterator[Group]:
     names = dict.fromkeys(name for target in report.targets.values() for name in target.metrics)
-    order = list(METRICS)
-    for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
+    for name in sorted(names, key=place_in_table):
         having = {t.name: t for t in report.targets.values() if name in t.metrics}
         metrics = [target.metrics[name] for target in having.values()]
         checks = {t.name: tuple(c for c in t.checks if c.metric == name) for t in having.values()}
@@ -170,8 +170,8 @@ def _groups(report: RunReport) -> Iterator[Group]:
 
 
 def _timing_figures(report: RunReport) -> Iterator[Figure]:
-    names = dict.fromkeys(timing.metric for target in report.targets.values() for timing in target.timings)
-    for name in names:
+    names = {timing.metric for target in report.targets.values() for timing in target.timings}
+    for name in sorted(names, key=place_in_table):
         rows = {
             target.name: timing
             for target in report.targets.values()
@@ -191,6 +191,13 @@ def _document_figures(report: RunReport) -> Iterator[Figure]:
         limit = next((limit for limit in limits if limit is not None), None)
         plot = plots.document_plot(target.documents, limit, metric.comparison)
         yield Figure(f"{target.name}: {metric_title(name).lower()}", plot)
+
+
+def _tools(report: RunReport) -> dict[str, str]:
+    """The versions of the libraries that stages ran with, by name."""
+    return dict(
+        sorted({name: version for node in report.nodes for name, version in node.tools.items()}.items())
+    )
 
 
 def _moment(iso: str) -> str:

@@ -51,7 +51,7 @@ class NodeReport:
     """One node of the graph and what became of it.
 
     state: hit, built, failed, blocked or skipped.  seconds, cpu_seconds, max_rss_bytes: of the execution that
-    made the output, which for a hit lies in an earlier run.
+    made the output, which for a hit lies in an earlier run.  tools: library → version.
     """
 
     name: str
@@ -67,6 +67,7 @@ class NodeReport:
     artifact: str | None = None
     target: str | None = None
     params: Facts = field(default_factory=dict)
+    tools: Facts = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     error: str | None = None
 

@@ -20,6 +20,8 @@ FIGURE_WIDTH = 340
 GUTTER = 66
 # A limit farther away than this many spans of the data would squeeze the data to a dot: it is an arrow then.
 FARTHEST_LIMIT = 6
+# The same for documents, whose line is left out then.
+FARTHEST_LINE = 1.5
 
 
 def delta_limit(metric: MetricResult, check: Check) -> float | None:
@@ -94,7 +96,10 @@ def _limit(limit: float, scale: Scale, *, is_upper: bool) -> Fragment:
 def size_bars(source_bytes: int, targets: Iterable[TargetReport]) -> Fragment:
     """Bytes of the source's weights and of each target's artifact, on one axis from zero."""
     rows = [("source weights", source_bytes, "reference")]
-    rows += [(target.name, target.size_bytes, "artifact") for target in targets if target.files]
+    for target in targets:
+        metric = target.metrics.get("size_bytes")
+        if metric is not None and metric.value is not None:
+            rows.append((target.name, int(metric.value), "artifact"))
     scale = Scale(0, max(size for _, size, _ in rows) or 1, 0, FIGURE_WIDTH)
     parts = []
     for index, (name, size, kind) in enumerate(rows):
@@ -187,7 +192,7 @@ def document_plot(documents: Sequence[DocumentDelta], limit: float | None, compa
     ordered = sorted(documents, key=lambda document: document.delta)
     values = [document.delta for document in ordered]
     span = max(*values, 0.0) - min(*values, 0.0)
-    near = [] if limit is None or abs(limit) > FARTHEST_LIMIT * (span or 1) else [limit]
+    near = [] if limit is None or abs(limit) > FARTHEST_LINE * (span or 1) else [limit]
     scale = padded([*values, 0.0, *near], height - bottom, top)
     across = Scale(-0.5, len(ordered) - 0.5, left, FIGURE_WIDTH)
     parts = [

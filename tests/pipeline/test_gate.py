@@ -108,13 +108,29 @@ def test_a_size_is_exact(samples: ModuleType) -> None:
     ).status == "pass"  # fmt: skip
 
 
-def test_timings_compare_by_the_median_of_paired_ratios(samples: ModuleType) -> None:
-    # The machine gets slower and slower, for both sides alike: every ratio is a half all the same.
+def test_what_slows_both_sides_down_does_not_widen_the_interval_of_a_timing(samples: ModuleType) -> None:
+    # The machine gets slower and slower, for both sides alike: the artifact takes half as long all the same.
     slow = [10.0 * 1.3**i for i in range(9)]
     cost = samples.cost_of({"prefill_ms": (slow, [ms / 2 for ms in slow])}, (10, 10))
     metric = gate.evaluate([], None, cost).metrics["prefill_ms"]
     assert (metric.low, metric.delta, metric.high) == (pytest.approx(-0.5),) * 3
     assert metric.value_low < metric.value < metric.value_high
+
+
+def test_a_timing_that_is_not_the_median_of_its_repeats_fails(samples: ModuleType) -> None:
+    metrics = {
+        "load_ms": {
+            "unit": "ms",
+            "better": "lower",
+            "comparison": "relative",
+            "reference": 10,
+            "value": 4,
+            "n": 3,
+        }
+    }
+    repeats = {"load_ms": {"reference": [9, 10, 11], "value": [5, 6, 7]}}
+    report = gate.evaluate([], None, samples.parsed("cost", "causal-lm", metrics, repeats))
+    assert only(report).message == "load_ms: its value is not the median of its repeats"
 
 
 def test_one_repeat_gives_no_interval_and_no_verdict(samples: ModuleType) -> None:
@@ -263,6 +279,18 @@ def test_equal_measurements_give_equal_reports_and_other_ones_other_draws(sample
         gate.evaluate(bounds, samples.quality_of(columns), None).metrics["perplexity"].low
         != first.metrics["perplexity"].low
     )
+
+
+def test_relative_deltas_are_what_a_reader_computes_from_the_two_values(samples: ModuleType) -> None:
+    report = gate.evaluate([], samples.quality_of(samples.windows()), samples.cost())
+    for metric in report.metrics.values():
+        expected = (
+            metric.value / metric.reference - 1
+            if metric.comparison == "relative"
+            else metric.value - metric.reference
+        )
+        assert metric.delta == pytest.approx(expected)
+        assert metric.low <= metric.delta <= metric.high
 
 
 @pytest.mark.parametrize(

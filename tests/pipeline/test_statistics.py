@@ -144,6 +144,19 @@ def test_each_bound_of_a_median_misses_about_as_seldom_as_alpha_says(count: int)
     assert max(too_low, too_high) / trials <= 0.075
 
 
+@pytest.mark.parametrize("count", [3, 5, 20])
+def test_each_bound_of_a_ratio_of_medians_misses_about_as_seldom_as_alpha_says(count: int) -> None:
+    generator = np.random.default_rng(7)
+    trials, too_low, too_high = 500, 0, 0
+    for seed in range(trials):
+        load = generator.gamma(2, 0.2, count)
+        reference, value = (10 * (1 + load + generator.normal(0, 0.02, count)) for _ in range(2))
+        found = statistics.median_ratio_interval(reference.tolist(), (value / 2).tolist(), seed)
+        too_low += found.high < -0.5
+        too_high += found.low > -0.5
+    assert max(too_low, too_high) / trials <= 0.075
+
+
 def test_one_outlier_among_many_repeats_does_not_widen_the_interval_of_a_median() -> None:
     calm = statistics.median_interval([10 + 0.1 * i for i in range(15)])
     shaken = statistics.median_interval([10 + 0.1 * i for i in range(14)] + [1000.0])
