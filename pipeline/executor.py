@@ -18,7 +18,8 @@ class Ended:
     """How a job's process ended, and what it spent.
 
     exit: its exit status, or the negative number of the signal that ended it.  error: why the executor ended
-    it, when it did.  max_rss_bytes: an upper bound where the process could not say for itself.
+    it, when it did.  max_rss_bytes: the most that was seen from outside; what a worker says of itself is
+    finer.
     """
 
     exit: int

@@ -97,6 +97,7 @@ class LocalProcess:
         self._emit = emit
         self._ended = ended
         self._over_bytes = 0
+        self._held_bytes = 0
         self._exited = threading.Event()
         self._started = time.monotonic()
         with storage(job.log):
@@ -139,7 +140,7 @@ class LocalProcess:
             exit=self._process.returncode,
             seconds=seconds,
             cpu_seconds=usage.ru_utime + usage.ru_stime,
-            max_rss_bytes=max(memory.recorded_peak(usage), self._over_bytes),
+            max_rss_bytes=self._held_bytes,
             error=self._over_bound() if self._over_bytes else None,
         )
 
@@ -182,6 +183,7 @@ class LocalProcess:
 
     def _check_memory(self) -> None:
         held = memory.held_bytes(self._process.pid)
+        self._held_bytes = max(self._held_bytes, held)
         if held > self._job.memory_bytes and not self._over_bytes:
             self._over_bytes = held
             self.kill()
