@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...artifacts.errors import DataError, StageError
 from ...artifacts.schema import param
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Ids = npt.NDArray[np.int64]
     Floats = npt.NDArray[np.float32]
     Doubles = npt.NDArray[np.float64]
+    Array = TypeVar("Array", Floats, Doubles)
     Forward = Callable[[Ids], Floats]
 
 
@@ -125,6 +126,9 @@ def _load(directory: Path, model: Architecture) -> Forward:
     import torch
     import transformers
 
+    from .batches import return_freed_blocks
+
+    return_freed_blocks()
     # Each batch has a core of its own (see batches.py), so an operation has no use for more.
     torch.set_num_threads(1)
     causal = model.task == "causal-lm"
@@ -178,8 +182,10 @@ def _predictions(
     top = TopK(np.empty((count, k), np.int32), np.empty((count, k), np.float32), np.empty(count, np.float32))
 
     def work(_which: Ids, ids: Ids) -> list[tuple[Doubles, TopK]]:
-        outputs = _finite(forward(ids))
-        return [predictions(logits, row, k) for logits, row in zip(outputs, ids, strict=True)]
+        kept = [predictions(logits, row, k) for logits, row in zip(forward(ids), ids, strict=True)]
+        for losses, _ in kept:
+            _finite(losses)
+        return kept
 
     done = side_by_side(work, windows, vocabulary, context.threads, context.progress)
     for which, results in done:
@@ -221,7 +227,7 @@ def _parity(forward: Forward, model: Architecture) -> Rows:
     return Rows(np.concatenate(rows), np.array([len(row) for row in rows], np.int64), np.concatenate(outputs))
 
 
-def _finite(outputs: Floats) -> Floats:
+def _finite(outputs: Array) -> Array:
     import numpy as np
 
     if not np.isfinite(outputs).all():
