@@ -171,7 +171,7 @@ def _tidy(store: Store) -> None:
         if path.stem not in here:
             path.unlink(missing_ok=True)
     oldest = time.time() - STAT_ENTRY_LIFE_SECONDS
-    for path in _children(store, "stats/files"):
+    for path in (*_children(store, "stats/files"), *(store.root / "stats" / "verdicts").glob("*")):
         if path.name.startswith(".") or path.stat().st_mtime < oldest:
             path.unlink(missing_ok=True)
     with locks.exclusive(store.root / "locks" / RECORD_LOCK):

@@ -6,7 +6,7 @@
 
 So `OUT/<target>/` exists only while the last run into OUT passed: nobody can take an older artifact for the
 new one, and nothing that could be shipped is lost either. A directory is written beside its place and renamed
-whole; a directory that is not a delivery is never touched.
+whole. One that already is what would be delivered stays as it is; one that is no delivery is never touched.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts.digest import digest_bytes, digest_file
-from ..artifacts.errors import StoreError
+from ..artifacts.digest import digest_bytes
+from ..artifacts.errors import DataError, StoreError
 from ..artifacts.files import remove_tree, storage, unique_name, write_file
 from .card import render_card
-from .delivery_manifest import MANIFEST, is_delivery, manifest
+from .delivery_manifest import MANIFEST, manifest, read_manifest, without_occasion
 from .report.collect import SESSION
 from .report.html import render_html
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 REPORT = "report.html"
+OURS = (CARD, REPORT)
 UNVERIFIED = ".unverified"
 PREVIOUS = ".previous"
 NEW, OLD = "new", "old"
@@ -66,7 +67,6 @@ def deliver_targets(
         for name, target in report.targets.items()
     }
     delivered = replace(report, targets=targets)
-    page = render_html(delivered)
     with store.lock(digest_bytes(str(out.resolve()).encode())), storage(out):
         for name in targets:
             for suffix in ("", UNVERIFIED, PREVIOUS):
@@ -75,26 +75,49 @@ def deliver_targets(
         _sweep(out)
         for name, target in targets.items():
             if name in places:
-                with _beside(places[name]) as directory:
-                    _fill(store, delivered, target, artifacts[name], directory, page)
+                _deliver(store, delivered, target, artifacts[name], places[name])
             _retire(out, name, places.get(name))
     return delivered
 
 
-def _fill(
-    store: Store, report: RunReport, target: TargetReport, artifact: Artifact, directory: Path, page: str
-) -> None:
+def _deliver(store: Store, report: RunReport, target: TargetReport, artifact: Artifact, place: Path) -> None:
+    """Writes a delivery, or leaves the one that is there when it is the same and whole."""
+    if place.exists() and _is_delivered(store, report, target, artifact, place):
+        return
+    with _beside(place) as directory:
+        _fill(store, report, target, artifact, directory)
+
+
+def _is_delivered(
+    store: Store, report: RunReport, target: TargetReport, artifact: Artifact, place: Path
+) -> bool:
+    """Whether an earlier run delivered the same artifact with the same findings, and all of it is intact."""
+    known = read_manifest(place)
+    wanted = manifest(report, target, artifact, _payload(artifact))
+    if known is None or without_occasion(known, OURS) != without_occasion(wanted, OURS):
+        return False
+    try:
+        return all(store.file_digest(place / file["path"]) == file["sha256"] for file in known["files"])
+    except DataError:
+        return False
+
+
+def _payload(artifact: Artifact) -> dict[str, tuple[int, str]]:
+    return {file.path: (file.size, file.sha256) for file in artifact.record.files}
+
+
+def _fill(store: Store, report: RunReport, target: TargetReport, artifact: Artifact, directory: Path) -> None:
     """Writes one delivery: the artifact's files, checked as they are copied, then ours, the manifest last."""
-    store.copy_out(artifact, directory)
-    taken = {file.path for file in artifact.record.files} & {CARD, REPORT, MANIFEST}
+    files = _payload(artifact)
+    taken = files.keys() & {*OURS, MANIFEST}
     if taken:
         raise StoreError(f"the artifact has files of its own called {', '.join(sorted(taken))}")
-    ours = {CARD: render_card(report, target, _session(directory)), REPORT: page}
+    store.copy_out(artifact, directory)
+    ours = {CARD: render_card(report, target, _session(directory)), REPORT: render_html(report)}
     for name, text in ours.items():
-        write_file(directory / name, text.encode())
-    files = {file.path: (file.size, file.sha256) for file in artifact.record.files}
-    for name in ours:
-        files[name] = (directory / name).stat().st_size, digest_file(directory / name)
+        data = text.encode()
+        write_file(directory / name, data)
+        files[name] = len(data), digest_bytes(data)
     record = manifest(report, target, artifact, files)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     write_file(directory / MANIFEST, f"{text}\n".encode())
@@ -158,7 +181,7 @@ def _sweep(out: Path) -> None:
 
 def _check_ours(place: Path) -> None:
     """Raises StoreError when something that is not a delivery stands where one would."""
-    if place.exists() and not is_delivery(place):
+    if place.exists() and read_manifest(place) is None:
         raise StoreError(
             "this is in the way of a delivery, and is not one itself",
             where=str(place),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .report.model import metric_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from ..artifacts.manifest import Artifact
@@ -29,7 +29,7 @@ CHECK_FIELDS = (
 
 def manifest(
     report: RunReport, target: TargetReport, artifact: Artifact, files: Mapping[str, tuple[int, str]]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The content of `manifest.json`; files: path → size in bytes and SHA-256, of all but the manifest."""
     model = report.model
     source = {
@@ -70,10 +70,19 @@ def _check(check: Check) -> dict[str, object]:
     return {name: getattr(check, name) for name in CHECK_FIELDS}
 
 
-def is_delivery(directory: Path) -> bool:
-    """Whether a directory holds a manifest of this kind, so that it may be replaced."""
+def without_occasion(value: Mapping[str, Any], rendered: Collection[str]) -> dict[str, Any]:
+    """A manifest without what differs between two runs that found the same: when, and what was rendered."""
+    files = [file for file in value["files"] if file["path"] not in rendered]
+    return {**{key: item for key, item in value.items() if key not in ("run", "created")}, "files": files}
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest in a directory; None when it holds none of this kind, so that it is no delivery."""
     try:
         value = json.loads((directory / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(value, dict) and str(value.get("schema", "")).startswith("ingot/delivery/")
+        return None
+    is_ours = (
+        isinstance(value, dict) and value.get("schema") == SCHEMA and isinstance(value.get("files"), list)
+    )
+    return value if is_ours else None

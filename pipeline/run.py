@@ -90,7 +90,9 @@ def run(
     directory = store.run_dir(new_run_id())
     with store.shared_use():
         outcome = carry_out(planned, planner, store, directory, options, on_event)
-        report = report_of(planned, planner.host, outcome, recipe, options, started, time.monotonic() - clock)
+        report = report_of(
+            store, planned, planner.host, outcome, recipe, options, started, time.monotonic() - clock
+        )
         out = options.out or recipe.out or Path(DEFAULT_OUT)
         delivered = deliver_targets(store, report, artifacts(planned.graph, outcome), out, options.statuses)
         return Run(delivered, directory, publish.publish_report(delivered, directory, out))
@@ -124,6 +126,7 @@ def artifacts(graph: Graph, outcome: Outcome) -> dict[str, Artifact]:
 
 
 def report_of(
+    store: Store,
     planned: Plan,
     host: Host,
     outcome: Outcome,
@@ -141,7 +144,9 @@ def report_of(
         seconds=seconds,
         command=options.command,
         model=collect.model_report(graph, outcome),
-        targets={name: collect.target_report(graph, outcome, leaf) for name, leaf in graph.targets.items()},
+        targets={
+            name: collect.target_report(store, graph, outcome, leaf) for name, leaf in graph.targets.items()
+        },
         nodes=collect.node_reports(graph, outcome),
         data=collect.data_reports(graph, outcome),
         environment=environment(host),

@@ -49,11 +49,12 @@ def exact(value: float) -> Estimate:
     return Estimate(value, value, value, 1)
 
 
-def sum_by_cluster(cluster: Sequence[int] | Array, columns: Sequence[Sequence[float]]) -> Array:
+def sum_by_cluster(cluster: Sequence[int], columns: Sequence[Sequence[float]]) -> Array:
     """Sums of columns within clusters: [clusters, columns], float64, clusters by ascending label."""
     import numpy as np
 
-    _, index = np.unique(np.asarray(cluster), return_inverse=True)
+    places = {label: place for place, label in enumerate(sorted(set(cluster)))}
+    index = [places[label] for label in cluster]
     sums = [np.bincount(index, weights=np.asarray(column, dtype=float)) for column in columns]
     return np.stack(sums, axis=1)
 
@@ -95,11 +96,20 @@ def cluster_interval(
     if clusters < 2:
         return Estimate(value, None, None, clusters)
     share = widened_alpha(clusters, alpha)
-    low, high = np.quantile(statistic(resampled), [share, 1 - share])
+    low, high = _cut(statistic(resampled), share)
     without = statistic(total - sums)
     error = math.sqrt((clusters - 1) / clusters * float(np.sum((without - without.mean()) ** 2)))
     reach = t_quantile(1 - alpha, clusters - 1) * error
-    return Estimate(value, min(float(low), value - reach), max(float(high), value + reach), clusters)
+    return Estimate(value, min(low, value - reach), max(high, value + reach), clusters)
+
+
+def _cut(values: Array, share: float) -> tuple[float, float]:
+    """The values between which all but ``share`` at either end lie, rounded outwards to values that occur."""
+    import numpy as np
+
+    ordered = np.sort(values)
+    skipped = math.floor(share * (len(ordered) - 1))
+    return float(ordered[skipped]), float(ordered[-1 - skipped])
 
 
 def median_interval(samples: Sequence[float], *, alpha: float = ALPHA) -> Estimate:
@@ -137,7 +147,7 @@ def median_ratio_interval(
     sides = [np.sort(np.asarray(side, dtype=float)[draws], axis=1) for side in (value, reference)]
     above, below = (side[:, (n - 1) // 2] + side[:, n // 2] for side in sides)
     share = widened_alpha(n, alpha)
-    low, high = (float(bound) - 1 for bound in np.quantile(above / below, [share, 1 - share]))
+    low, high = (bound - 1 for bound in _cut(above / below, share))
     changes = [b / a - 1 for a, b in zip(reference, value, strict=True)]
     return _not_too_sure(Estimate(change, min(low, change), max(high, change), n), changes, alpha)
 

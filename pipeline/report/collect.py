@@ -10,9 +10,9 @@ from ...artifacts import schema
 from ...artifacts.errors import CorruptError
 from .. import measurements as measured
 from ..data import BUNDLED_ORIGIN, ROLES
-from ..gate import evaluate
 from ..outcome import Ending
 from ..rules import read_bound
+from ..verdicts import judge
 from .documents import document_deltas, timings
 from .model import (
     DataReport,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ...artifacts.manifest import Artifact
+    from ...artifacts.store import Store
     from ..graph import Graph, Leaf, Node
     from ..measurements import Measurements
     from ..outcome import NodeResult, Outcome
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
 SESSION = "ingot.json"
 
 
-def target_report(graph: Graph, outcome: Outcome, leaf: Leaf) -> TargetReport:
+def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> TargetReport:
     """Judges one target and says all of it. Where a stage failed the status is `error`; where nothing failed
     but something could not be done on this machine, `unverified`.
     """
     results = outcome.results
     artifact = results[leaf.artifact].artifact
     quality, cost = (_measurements(results[name].artifact) for name in (leaf.quality, leaf.cost))
-    verdict = evaluate([read_bound(rule) for rule in leaf.gates], quality, cost)
+    verdict = judge(store, [read_bound(rule) for rule in leaf.gates], quality, cost)
     unfinished = [results[name] for name in _branch(graph, leaf) if not results[name].has_output]
     failed = [result for result in unfinished if result.state is Ending.FAILED]
     # What was measured is judged, also when something else could not be.

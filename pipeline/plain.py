@@ -1,0 +1,48 @@
+"""Frozen dataclasses as plain JSON values, and back by the types of their fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses and mappings become dicts, tuples lists; the rest stays."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(cls: type[T], value: Mapping[str, Any]) -> T:
+    """A ``cls`` from what :func:`to_plain` made of one; raises KeyError, TypeError or ValueError otherwise."""
+    hints = _hints(cast("Any", cls))
+    return cls(**{name: _convert(value[name], hint) for name, hint in hints.items()})
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(value, args[0])
+    if origin is tuple:
+        return tuple(_convert(item, args[0]) for item in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {key: _convert(item, args[1]) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return from_plain(cast("type", hint), value)
+    return float(value) if hint is float else value
