@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import signal
 import sys
 from typing import Any
 
 import click
 
-from ...artifacts.errors import IngotError, nearest, to_json
+from ...artifacts.errors import RecipeError, nearest
+from .streams import never_fail
 
 # name: (module, one line of help). The line stands here so that `ingot --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -55,8 +54,8 @@ class LazyGroup(click.Group):
         """Finds the command of ``args``; an unknown one is answered with the nearest name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             guess = nearest(args[0], COMMANDS)
-            hint = f"did you mean `ingot {guess}`?" if guess else "see `ingot --help`"
-            raise click.UsageError(f"there is no command {args[0]!r}: {hint}", ctx)
+            fix = f"did you mean `ingot {guess}`?" if guess else "see `ingot --help`"
+            raise RecipeError(f"there is no command {args[0]!r}", fix=fix)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -77,40 +76,20 @@ def ingot() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the command line and exits with its code; no traceback reaches a person.
-
-    A closed pipe on standard output ends quietly, as for any filter.
-    """
+    """Runs the command line and exits with its code; no traceback reaches a person."""
     signal.signal(signal.SIGTERM, _terminated)
+    never_fail()
     try:
         code = ingot.main(args=args, prog_name="ingot", standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        code = exit_.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; run the same command again to go on from here", err=True)
-        code = 130
-    except IngotError as error:
-        _show(error, as_json="--json" in (sys.argv[1:] if args is None else args))
-        code = error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        sys.stdout.flush()
+    except click.exceptions.Exit as ended:
+        code = ended.exit_code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, a person must be told
+        from .errors import report_error
+
+        code = report_error(error, as_json="--json" in (sys.argv[1:] if args is None else args))
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _terminated(_signal: int, _frame: Any) -> None:
     raise KeyboardInterrupt
-
-
-def _show(error: IngotError, *, as_json: bool) -> None:
-    if as_json:
-        value = {"verdict": "error", "exit_code": error.exit_code, "error": to_json(error)}
-        click.echo(json.dumps(value, indent=2))
-    click.echo(click.style("error: ", fg="red", bold=True) + error.what, err=True)
-    if error.where:
-        click.echo(f"  where: {error.where}", err=True)
-    if error.fix:
-        click.echo(f"  fix:   {error.fix}", err=True)
