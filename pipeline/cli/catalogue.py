@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from typing import TYPE_CHECKING
 
 import click
 
 from ...artifacts import schema
 from ...stages import base
+from ...targets import profile as profiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ...targets.profile import Profile
+    from ...targets.rules import Rule
+
+# Limits that are stated as a lowest and a highest value.
+RANGES = ("opset", "ir_version")
 
 
 @click.command("stages", short_help="The stages and their parameters.")
@@ -16,6 +27,13 @@ from ...stages import base
 def stages_command(name: str | None) -> None:
     """List the stages, or show NAME with its parameters, defaults and meanings."""
     click.echo(stage_page(name) if name else stage_list())
+
+
+@click.command("targets", short_help="The target profiles.")
+@click.argument("name", required=False)
+def targets_command(name: str | None) -> None:
+    """List the targets, or show all that NAME (or the profile in a .yaml file) decides, and why."""
+    click.echo(target_page(profiles.get(name)) if name else target_list())
 
 
 def stage_list() -> str:
@@ -52,7 +70,56 @@ def stage_page(name: str) -> str:
     return "\n".join(lines)
 
 
+def target_list() -> str:
+    """One line a target, those that can be built first: name, status, what it is."""
+    known = sorted(map(profiles.get, profiles.names()), key=lambda each: (each.status, each.name))
+    width = max(len(each.name) for each in known)
+    return "\n".join(f"{each.name:<{width}}  {each.status:<8} {each.summary}" for each in known)
+
+
+def target_page(profile: Profile) -> str:
+    """One target in full: its choices with their conditions and reasons, gates, and what it takes."""
+    lines = [
+        f"{profile.name}  ({profile.status}, runtime {profile.runtime})",
+        f"  {profile.summary}",
+        *_part("choices, first to last: a later one that holds overrides", _rules(profile.choices)),
+        *_part("gates, unless the recipe says otherwise", _rules(profile.gates)),
+        *_part("takes", _stated(vars(profile.accepts))),
+        *_part("limits of its runtime", _stated(vars(profile.limits))),
+    ]
+    return "\n".join(lines)
+
+
+def _part(title: str, lines: Iterable[str]) -> list[str]:
+    """A titled part of a page; nothing when there is nothing to say."""
+    found = list(lines)
+    return ["", title, *found] if found else []
+
+
+def _rules(rules: Iterable[Rule]) -> Iterator[str]:
+    """Each rule: its condition, its settings with their origins, and its reason."""
+    for rule in rules:
+        conditions = ", ".join(f"{name} {_show(wanted)}" for name, wanted in rule.when.items())
+        yield f"  when {conditions}" if conditions else "  always"
+        for setting in rule.settings:
+            yield f"    {'.'.join(setting.path)}: {_show(setting.value)}  [{setting.origin}]"
+        if rule.because:
+            yield f"    because {rule.because}"
+
+
+def _stated(values: Mapping[str, object]) -> Iterator[str]:
+    for name, value in values.items():
+        if name in RANGES and isinstance(value, tuple):
+            yield f"  {name}: {value[0]} to {value[-1]}"
+        elif value is not None:
+            yield f"  {name}: {_show(value)}"
+
+
 def _show(value: object) -> str:
     if value == ():
         return "nothing"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:,.0f}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
