@@ -24,7 +24,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(cls: type[T], value: Mapping[str, Any]) -> T:
-    """A ``cls`` from what :func:`to_plain` made of one; raises KeyError, TypeError or ValueError otherwise."""
+    """A ``cls`` from what :func:`to_plain` made of one; else KeyError, TypeError or ValueError."""
     hints = _hints(cast("Any", cls))
     return cls(**{name: _convert(value[name], hint) for name, hint in hints.items()})
 

@@ -25,6 +25,7 @@ from .units import show_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..artifacts.errors import IngotError
     from ..artifacts.manifest import Artifact
     from ..artifacts.store import Store
     from ..targets.host import Host
@@ -42,8 +43,8 @@ class RunOptions:
     """How a run is carried out; nothing here changes what it makes.
 
     out: where deliveries and reports go; the recipe's `out`, else `ingot-out`, when None.  allow_failing:
-    deliver also what did not pass.  memory_bytes, cores: bounds of the run, this machine's free ones when None.
-    command: what reproduces the run, for the report.
+    deliver also what did not pass.  memory_bytes, cores: bounds of the run, what this machine has free
+    when None.  command: what reproduces the run, for the report.
     """
 
     out: Path | None = None
@@ -60,11 +61,15 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. directory: its place in the store.  report_path: the HTML report by the deliveries."""
+    """A finished run. directory: its place in the store.  report_path: the HTML report by the deliveries.
+
+    errors: why stages failed, each once.
+    """
 
     report: RunReport
     directory: Path
     report_path: Path
+    errors: tuple[IngotError, ...] = ()
 
 
 def plan(recipe: Recipe, store: Store) -> Plan:
@@ -95,7 +100,9 @@ def run(
         )
         out = options.out or recipe.out or Path(DEFAULT_OUT)
         delivered = deliver_targets(store, report, artifacts(planned.graph, outcome), out, options.statuses)
-        return Run(delivered, directory, publish.publish_report(delivered, directory, out))
+        page = publish.publish_report(delivered, directory, out)
+    errors = {str(failure.error): failure.error for failure in outcome.failures if failure.error}
+    return Run(delivered, directory, page, tuple(errors.values()))
 
 
 def carry_out(

@@ -1,0 +1,123 @@
+"""The model card: its front matter, its numbers, and its code, which is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import yaml
+from ingot.artifacts.manifest import Artifact, ArtifactRecord
+from ingot.artifacts.schema import build
+from ingot.pipeline.card import render_card
+from ingot.pipeline.deliver import deliver_targets
+from ingot.stages.base import Context
+from ingot.stages.export.onnx.stage import OnnxParams
+from ingot.stages.export.onnx.stage import run as export_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import ModuleType
+
+    from ingot.artifacts.store import Store
+
+
+def front_matter(card: str) -> dict[str, object]:
+    match = re.match(r"---\n(.*?)\n---\n", card, flags=re.DOTALL)
+    assert match is not None
+    return yaml.safe_load(match[1])
+
+
+def code(card: str) -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    return block
+
+
+def test_the_front_matter_is_yaml_that_the_hub_reads(samples: ModuleType) -> None:
+    target = samples.target("cpu")
+    report = samples.report(target)
+    hub = dataclasses.replace(report.model, uri="hf://org/model", license='weird: "licence" # 1')
+    found = front_matter(render_card(dataclasses.replace(report, model=hub), target, {}))
+    assert found["license"] == 'weird: "licence" # 1'
+    assert found["base_model"] == "org/model"
+    assert found["pipeline_tag"] == "text-generation"
+    unknown = dataclasses.replace(report.model, license=None, task="encoder")
+    card = render_card(dataclasses.replace(report, model=unknown), target, {})
+    assert "license" not in front_matter(card)
+    assert front_matter(card)["pipeline_tag"] == "feature-extraction"
+    assert "not stated" in card
+
+
+def test_the_card_shows_every_metric(samples: ModuleType) -> None:
+    target = samples.target("cpu")
+    card = render_card(samples.report(target), target, {})
+    for title in ("Perplexity", "KL divergence", "Top-1 agreement", "Size", "Load time", "Peak memory"):
+        assert re.search(rf"^\| {title} \|", card, flags=re.MULTILINE)
+
+
+def test_names_cannot_break_out_of_the_card(samples: ModuleType) -> None:
+    target = samples.target("cpu")
+    report = samples.report(target)
+    evil = dataclasses.replace(report.model, name="x\n---\n# <script>", license="a\n---\nb: c")
+    card = render_card(dataclasses.replace(report, model=evil), target, {})
+    assert "<script>" not in card
+    assert front_matter(card)["license"] == "a\n---\nb: c"
+
+
+def exported(store: Store, source: Path, tmp_path: Path) -> Artifact:
+    with store.outbox() as outbox:
+        context = Context(
+            params=build(OnnxParams, {}),
+            inputs={"model": Artifact("0" * 64, ArtifactRecord("checkpoint", (), {}), source)},
+            output=outbox,
+            job=tmp_path,
+            seed=0,
+            threads=1,
+            progress=lambda done, total, what: None,
+            note=lambda text: None,
+        )
+        return outbox.publish("onnx", export_onnx.run(context).facts)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_the_code_of_the_card_runs_in_the_delivery(
+    family: str, store: Store, samples: ModuleType, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    artifact = exported(store, tiny_checkpoint(family), tmp_path)
+    target = samples.target("cpu", status="pass", artifact=artifact.digest)
+    deliver_targets(store, samples.report(target), {"cpu": artifact}, tmp_path / "out")
+    place = tmp_path / "out" / "cpu"
+    block = code((place / "README.md").read_text("utf-8"))
+    assert "ingot" not in re.sub(r"ingot\.json", "", block)
+    assert len(block.splitlines()) <= 13
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if family == "bert":
+        assert "(1, " in done.stdout
+    else:
+        assert done.stdout.strip() == greedy(tiny_checkpoint(family)).strip()
+
+
+def greedy(checkpoint: Path) -> str:
+    """What transformers continues the card's prompt with, greedily, to 48 tokens."""
+    import tokenizers
+    import torch
+    import transformers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    ids = tokenizer.encode("Once upon a time").ids
+    stop = json.loads((checkpoint / "config.json").read_text("utf-8"))["eos_token_id"]
+    while len(ids) < 48 and ids[-1] != stop:
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1].numpy()
+        ids.append(int(np.argmax(logits)))
+    return tokenizer.decode(ids)
