@@ -22,6 +22,7 @@ from .options import json_option, run_options, store_option
 @click.pass_context
 def demo_command(
     ctx: click.Context,
+    /,
     targets: tuple[str, ...],
     settings: tuple[str, ...],
     store: Path | None,

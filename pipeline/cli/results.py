@@ -37,10 +37,10 @@ def report_command(run: str | None, form: str | None, store: Path | None) -> Non
 @click.argument("run", required=False)
 @store_option
 @click.pass_context
-def gate_command(ctx: click.Context, run: str | None, store: Path | None) -> None:
+def gate_command(ctx: click.Context, /, run: str | None, store: Path | None) -> None:
     """Print the checks of RUN (the newest by default) and exit with its verdict.
 
-    0 pass, 1 fail, 3 inconclusive or unverified, 4 a stage failed.
+    0 pass, 1 fail, 2 bad input or no room, 3 inconclusive or unverified, 4 a stage failed.
     """
     from ..locate import report_directory
     from ..report.record import read_json

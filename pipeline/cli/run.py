@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 @run_options
 @json_option
 @click.pass_context
-def run_command(ctx: click.Context, store: Path | None, as_json: bool, **options: Any) -> None:
+def run_command(ctx: click.Context, /, store: Path | None, as_json: bool, **options: Any) -> None:
     """Build every target of RECIPE (a YAML file), gate it and deliver it.
 
-    Without a file, name --model and --target. Exit codes: 0 pass, 1 fail, 2 usage or input, 3 inconclusive or
-    unverified, 4 a stage failed.
+    Without a file, name --model and --target. Exit codes: 0 pass, 1 fail, 2 usage, input or no room, 3
+    inconclusive or unverified, 4 a stage failed.
     """
     ctx.exit(carry_out(recipe_of(options), store, as_json, options))
 
@@ -82,14 +82,17 @@ def memory_bytes(text: str | None) -> int | None:
 
 
 def show_outcome(finished: Run, as_json: bool) -> int:
-    """Prints the table and the paths, or the JSON object; the exit code of the run."""
+    """Prints the table and the paths, or the JSON object, then what went wrong; the exit code of the run."""
     import json
 
     from ..report.model import summary
+    from .errors import show_error
     from .outcome import show_run
 
     if as_json:
         click.echo(json.dumps(summary(finished.report, str(finished.report_path)), indent=2))
     else:
         show_run(finished)
+    for error in finished.errors:
+        show_error(error)
     return finished.report.exit_code

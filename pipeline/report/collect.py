@@ -192,6 +192,7 @@ def _node(node: Node, result: NodeResult) -> NodeReport:
         tools={name: str(version) for name, version in dict(observed.get("tools", {})).items()},
         notes=result.notes,
         error=str(result.error) if result.error else None,
+        exit_code=result.error.exit_code if result.error else 0,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...artifacts.errors import IngotError
 from ..gate import Check, MetricResult, Status, exit_code, worst
 from ..measurements import Quantiles
 
@@ -70,6 +71,7 @@ class NodeReport:
     tools: Facts = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     error: str | None = None
+    exit_code: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,12 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """What `ingot run` exits with: 0 pass, 1 fail, 3 inconclusive or unverified, 4 a stage failed."""
+        """What `ingot run` exits with: 0 pass, 1 fail, 3 inconclusive or unverified, 4 a stage failed.
+
+        2 wins over all of them: a stage met bad input, or the disk refused, so it is the person's turn.
+        """
+        if any(node.exit_code == IngotError.exit_code for node in self.nodes):
+            return IngotError.exit_code
         return exit_code(target.status for target in self.targets.values())
 
 
