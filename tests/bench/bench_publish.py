@@ -1,11 +1,12 @@
 """Measures publishing into the store against a plain copy of the same bytes, both until the disk has them.
 
-    python tests/bench/bench_publish.py [--mebibytes 1024] [--repeats 5] [--folder DIR]
+    python tests/bench/bench_publish.py [--mebibytes 1024] [--repeats 9] [--folder DIR]
 
 The plain side is shutil.copyfile and fsync. Two ways in are timed against it: `copy_in` of the same files,
-and `create` fed the same number of bytes in blocks of 4 MiB. Sides take turns within a repeat; the median of
-the paired ratios is compared with the bar, and one above it gives exit code 1. The store hashes on a second
-core, so what other processes took of the machine is printed too: with much of it the ratio is theirs.
+and `create` fed the same number of bytes in blocks of 4 MiB. Sides take turns within a repeat. Disturbance
+only ever adds time, so each side counts with its best repeat, and the ratio of those is compared with the bar
+(the median of the paired ratios stands beside it); one above it gives exit code 1. The store hashes on a
+second core, so what other processes took of the machine is printed too: with much of it the ratio is theirs.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def main() -> int:
         sources = _make_sources(folder / "sources", options.mebibytes)
         ways = {"copy_in": _publish_copies, "create": _publish_stream}
         size = sum(path.stat().st_size for path in sources)
-        print(f"{size / MEBIBYTE:.0f} MiB in {len(sources)} files, medians of {options.repeats} repeats")
-        columns = ("plain s", "publish s", "ratio", "MB/s", "plain CPU s", "publish CPU s")
-        print("".join((f"{'way in':8}", *(f"{column:>14}" for column in columns))))
+        print(f"{size / MEBIBYTE:.0f} MiB in {len(sources)} files, best of {options.repeats} repeats")
+        columns = ("plain s", "publish s", "ratio", "median ratio", "plain CPU s", "publish CPU s")
+        print("".join((f"{'way in':8}", *(f"{column:>14}" for column in columns), f"{'MB/s':>8}")))
         began, busy = time.process_time(), _busy_seconds()
         started = time.perf_counter()
         ratios = [_compare(label, way, sources, folder, options.repeats) for label, way in ways.items()]
@@ -65,7 +66,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mebibytes", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument(
         "--folder", type=Path, default=None, help="where to write; default: the temporary directory"
     )
@@ -100,12 +101,12 @@ def _compare(label: str, publish: Side, sources: list[Path], folder: Path, repea
             seconds[side] = side(sources, folder)
             cpu_seconds[side] = time.process_time() - began
         rows.append((seconds[_plain_copy], seconds[publish], cpu_seconds[_plain_copy], cpu_seconds[publish]))
-    plain, ours, plain_cpu, cpu = (statistics.median(column) for column in zip(*rows, strict=True))
-    ratio = statistics.median(row[1] / row[0] for row in rows)
+    plain, ours, plain_cpu, cpu = (min(column) for column in zip(*rows, strict=True))
+    median = statistics.median(row[1] / row[0] for row in rows)
     rate = sum(path.stat().st_size for path in sources) / ours / 1e6
-    figures = (f"{plain:.2f}", f"{ours:.2f}", f"{ratio:.2f}", f"{rate:.0f}", f"{plain_cpu:.2f}", f"{cpu:.2f}")
-    print("".join((f"{label:8}", *(f"{figure:>14}" for figure in figures))))
-    return ratio
+    figures = (plain, ours, ours / plain, median, plain_cpu, cpu)
+    print("".join((f"{label:8}", *(f"{figure:>14.2f}" for figure in figures), f"{rate:>8.0f}")))
+    return ours / plain
 
 
 def _plain_copy(sources: list[Path], folder: Path) -> float:
