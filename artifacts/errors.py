@@ -15,7 +15,10 @@ IngotError                      root; carries ``what``, ``where``, ``fix`` and t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class IngotError(Exception):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..artifacts.errors import IngotError
 from .assemble import graph_of
-from .deliver import DELIVERED, ON_REQUEST, deliver_targets
+from .deliver import DELIVERED, ON_REQUEST, check_places, deliver_targets
 from .execute import execute
 from .journal import Journal, new_run_id, utc_now
 from .local import LocalExecutor
@@ -25,7 +26,6 @@ from .units import show_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ..artifacts.errors import IngotError
     from ..artifacts.manifest import Artifact
     from ..artifacts.store import Store
     from ..targets.host import Host
@@ -85,20 +85,22 @@ def run(
 ) -> Run:
     """Builds, measures, gates, delivers and reports every target of ``recipe``.
 
-    Raises RequirementError for what this machine lacks, before any work; Interrupted on Ctrl-C. A stage that
-    fails is a target with the status `error`, not an exception.
+    Raises RequirementError for what this machine lacks and StoreError for a place that takes no deliveries,
+    before any work; Interrupted on Ctrl-C. A stage that fails is a target with the status `error`, not an
+    exception.
     """
     started, clock = utc_now(), time.monotonic()
     planner = Planner(store)
     planned = planner.plan(graph_of(recipe))
     planned.require()
+    out = options.out or recipe.out or Path(DEFAULT_OUT)
+    check_places(out, planned.graph.targets)
     directory = store.run_dir(new_run_id())
     with store.shared_use():
         outcome = carry_out(planned, planner, store, directory, options, on_event)
         report = report_of(
             store, planned, planner.host, outcome, recipe, options, started, time.monotonic() - clock
         )
-        out = options.out or recipe.out or Path(DEFAULT_OUT)
         delivered = deliver_targets(store, report, artifacts(planned.graph, outcome), out, options.statuses)
         page = publish.publish_report(delivered, directory, out)
     errors = {str(failure.error): failure.error for failure in outcome.failures if failure.error}

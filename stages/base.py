@@ -15,14 +15,17 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from ..artifacts.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..artifacts.manifest import Artifact
     from ..artifacts.outbox import Outbox
+    from .model.families import Architecture
+    from .model.quantized import WeightSpec
 
 P = TypeVar("P")
 Determinism = Literal["bitwise", "seeded", "nondeterministic"]
@@ -100,6 +103,7 @@ class Stage(Generic[P]):
     requires: Callable[[P], tuple[Requirement, ...]] | None = None
     exclusive: bool = False
     reads: Callable[[P], Mapping[str, Path]] | None = None
+    formats: Callable[[P, Architecture], Mapping[str, WeightSpec]] | None = None
 
 
 def stage(
@@ -116,6 +120,7 @@ def stage(
     requires: Callable[[P], tuple[Requirement, ...]] | None = None,
     exclusive: bool = False,
     reads: Callable[[P], Mapping[str, Path]] | None = None,
+    formats: Callable[[P, Architecture], Mapping[str, WeightSpec]] | None = None,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -123,13 +128,13 @@ def stage(
     so the host's fingerprint enters the key.  requires: what must be present, asked at plan time.
     exclusive: it measures time, so the scheduler runs nothing else beside it.  reads: files that it takes
     beside its inputs and its file parameters, by a name that is the same everywhere; their content and those
-    names enter the key.
+    names enter the key.  formats: how a stage that quantizes would store which weights, from headers alone.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary,
-            function, function.__module__, host_bound, requires, exclusive, reads,
+            function, function.__module__, host_bound, requires, exclusive, reads, formats,
         )  # fmt: skip
 
     return wrap

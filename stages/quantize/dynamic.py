@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..model.families import Architecture
+    from ..model.quantized import WeightSpec
+    from .rounding import Choice
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,28 @@ class DynamicParams:
     ignore: tuple[str, ...] = param((), doc="patterns of weights to leave, such as *.down_proj.weight")
 
 
+def choice(params: DynamicParams) -> Choice:
+    """What the parameters ask for."""
+    from ..model.quantized import WeightFormat
+    from .rounding import Choice
+
+    matrix = WeightFormat(8, 0, sym=True, activation="dynamic")
+    return Choice(
+        linear=matrix,
+        head=matrix if params.lm_head_bits == 8 else None,
+        embedding=WeightFormat(8, 0, sym=True) if params.embedding_bits == 8 else None,
+        search="minmax",
+        ignore=params.ignore,
+    )
+
+
+def formats(params: DynamicParams, model: Architecture) -> Mapping[str, WeightSpec]:
+    """How each weight that would be quantized is stored."""
+    from .rounding import choose
+
+    return choose(model, choice(params))
+
+
 @stage(
     "quantize.dynamic",
     params=DynamicParams,
@@ -33,19 +63,10 @@ class DynamicParams:
     determinism="bitwise",
     tools=("numpy",),
     summary="int8 weights per output channel, int8 activations with scales found at run time; no data needed",
+    formats=formats,
 )
 def run(context: Context[DynamicParams]) -> Result:
     """Rounds the checkpoint `model` per output channel and asks for dynamic int8 activations."""
-    from ..model.quantized import WeightFormat
-    from .rounding import Choice, quantize
+    from .rounding import quantize
 
-    params = context.params
-    matrix = WeightFormat(8, 0, sym=True, activation="dynamic")
-    choice = Choice(
-        linear=matrix,
-        head=matrix if params.lm_head_bits == 8 else None,
-        embedding=WeightFormat(8, 0, sym=True) if params.embedding_bits == 8 else None,
-        search="minmax",
-        ignore=params.ignore,
-    )
-    return quantize(context, choice, "dynamic")
+    return quantize(context, choice(context.params), "dynamic")

@@ -9,8 +9,11 @@ from ...artifacts.schema import param
 from ..base import Context, Result, stage
 
 if TYPE_CHECKING:
-    from ..model.quantized import WeightFormat
-    from .grid import ScaleSearch
+    from collections.abc import Mapping
+
+    from ..model.families import Architecture
+    from ..model.quantized import WeightFormat, WeightSpec
+    from .rounding import Choice
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,30 @@ class RtnParams:
     ignore: tuple[str, ...] = param((), doc="patterns of weights to leave, such as *.down_proj.weight")
 
 
+def choice(params: RtnParams) -> Choice:
+    """What the parameters ask for."""
+    from ..model.quantized import WeightFormat
+    from .rounding import Choice
+
+    def form(bits: int) -> WeightFormat | None:
+        return None if bits == 16 else WeightFormat(bits, params.group_size, params.sym)
+
+    return Choice(
+        linear=WeightFormat(params.bits, params.group_size, params.sym),
+        head=form(params.lm_head_bits),
+        embedding=form(params.embedding_bits),
+        search="mse" if params.scale_search == "mse" else "minmax",
+        ignore=params.ignore,
+    )
+
+
+def formats(params: RtnParams, model: Architecture) -> Mapping[str, WeightSpec]:
+    """How each weight that would be quantized is stored."""
+    from .rounding import choose
+
+    return choose(model, choice(params))
+
+
 @stage(
     "quantize.rtn",
     params=RtnParams,
@@ -49,23 +76,10 @@ class RtnParams:
     determinism="bitwise",
     tools=("numpy",),
     summary="Round every linear weight to the nearest of 2^bits levels; no data needed",
+    formats=formats,
 )
 def run(context: Context[RtnParams]) -> Result:
     """Rounds the checkpoint `model` and writes the quantized form."""
-    from ..model.quantized import WeightFormat
-    from .rounding import Choice, quantize
+    from .rounding import quantize
 
-    params = context.params
-    search: ScaleSearch = "mse" if params.scale_search == "mse" else "minmax"
-
-    def form(bits: int) -> WeightFormat | None:
-        return None if bits == 16 else WeightFormat(bits, params.group_size, params.sym)
-
-    choice = Choice(
-        linear=WeightFormat(params.bits, params.group_size, params.sym),
-        head=form(params.lm_head_bits),
-        embedding=form(params.embedding_bits),
-        search=search,
-        ignore=params.ignore,
-    )
-    return quantize(context, choice, "rtn")
+    return quantize(context, choice(context.params), "rtn")

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
 from ingot.stages.quantize.grid import LOWEST_CLIP, Grid, group_count, round_to_nearest
 
 BITS = (2, 3, 4, 8)

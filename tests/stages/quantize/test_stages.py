@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from ingot.artifacts.errors import RecipeError, StageError
-from ingot.artifacts.manifest import Artifact
 from ingot.artifacts.schema import build
 from ingot.stages import base
 from ingot.stages.model.checkpoint import Checkpoint
 from ingot.stages.model.quantized import QuantizedCheckpoint
 from safetensors.numpy import load_file
+
+if TYPE_CHECKING:
+    from ingot.artifacts.manifest import Artifact
 
 LINEARS = {"llama": 15, "llama-tied": 14, "qwen2": 14, "qwen3": 14, "gpt2": 8, "bert": 12}
 
@@ -56,7 +60,9 @@ def test_every_linear_weight_is_quantized_and_counted(quantize, family, stage, w
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_dequantized_weights_are_near_the_source_and_the_rest_is_byte_equal(quantize, tiny_checkpoint, family):
+def test_dequantized_weights_are_near_the_source_and_the_rest_is_byte_equal(
+    quantize, tiny_checkpoint, family
+):
     artifact = quantize(family, "quantize.rtn", bits=8, group_size=0, scale_search="minmax")
     source = Checkpoint.open(tiny_checkpoint(family))
     opened = QuantizedCheckpoint.open(artifact.path)
@@ -86,7 +92,9 @@ def test_threads_and_blocks_do_not_change_a_byte(quantize, monkeypatch):
 
 
 def test_an_ignored_weight_stays_byte_equal(quantize, tiny_checkpoint):
-    artifact = quantize("llama", "quantize.rtn", ignore=("*.down_proj.weight",), embedding_bits=16, lm_head_bits=16)
+    artifact = quantize(
+        "llama", "quantize.rtn", ignore=("*.down_proj.weight",), embedding_bits=16, lm_head_bits=16
+    )
     opened = QuantizedCheckpoint.open(artifact.path)
     source = Checkpoint.open(tiny_checkpoint("llama"))
     for name in ("model.layers.1.mlp.down_proj.weight", "lm_head.weight", "model.embed_tokens.weight"):
