@@ -96,9 +96,8 @@ def test_the_code_of_the_card_runs_in_the_delivery(
     block = code((place / "README.md").read_text("utf-8"))
     assert "ingot" not in re.sub(r"ingot\.json", "", block)
     assert len(block.splitlines()) <= 13
-    done = subprocess.run(
-        [sys.executable, "-c", block], cwd=place, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", block]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     if family == "bert":
         assert "(1, " in done.stdout

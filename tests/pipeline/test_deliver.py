@@ -133,7 +133,7 @@ def test_a_later_pass_replaces_an_earlier_one(ship: Deliver, tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cpu"]
 
 
-def test_a_failing_run_sets_an_earlier_pass_aside_and_a_later_pass_clears_up(
+def test_a_failing_run_sets_an_earlier_pass_aside_and_a_later_one_clears_up(
     ship: Deliver, tmp_path: Path
 ) -> None:
     ship(content=b"old")
@@ -214,9 +214,7 @@ def test_an_error_while_writing_leaves_the_earlier_delivery_whole(
     assert (tmp_path / "out" / "cpu" / "model.onnx").read_bytes() == b"old"
 
 
-def test_what_a_killed_run_left_is_cleared_and_what_it_moved_comes_back(
-    ship: Deliver, tmp_path: Path
-) -> None:
+def test_what_a_killed_run_left_goes_and_what_it_moved_comes_back(ship: Deliver, tmp_path: Path) -> None:
     ship(content=b"old")
     out = tmp_path / "out"
     shutil.copytree(out / "cpu", out / ".cpu.0123456789abcdef.new")
