@@ -16,6 +16,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if TYPE_CHECKING:
     import tokenizers
     import torch
+    from ingot.artifacts.manifest import Artifact
     from ingot.artifacts.store import Store
 
 VOCABULARY = 320
@@ -66,6 +67,7 @@ FAMILIES: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
 }
 
 TinyCheckpoint = Callable[..., Path]
+RunStage = Callable[..., "Artifact"]
 
 
 @pytest.fixture(scope="session")
@@ -162,6 +164,48 @@ def save_tokenizer(family: str, tokenizer: tokenizers.Tokenizer, directory: Path
         special = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=own, model_max_length=CONTEXT, **special)
     wrapped.save_pretrained(directory)
+
+
+@pytest.fixture(scope="session")
+def run_stage(tmp_path_factory: pytest.TempPathFactory) -> RunStage:
+    """Runs a stage in this process: ``(name, inputs, threads=1, notes=None, **params) -> Artifact``.
+
+    inputs: input name → an artifact, or the directory of a checkpoint, which is loaded.  notes: takes what
+    the stage remarks.  All outputs of a session are in one store.
+    """
+    from ingot.artifacts.schema import build
+    from ingot.artifacts.store import Store
+    from ingot.stages import base
+
+    store = Store.open(tmp_path_factory.mktemp("stages"))
+
+    def run(
+        name: str,
+        inputs: Mapping[str, Artifact | Path],
+        threads: int = 1,
+        notes: list[str] | None = None,
+        **params: object,
+    ) -> Artifact:
+        stage = base.get(name)
+        given = {
+            key: run("load", {}, model=str(value)) if isinstance(value, Path) else value
+            for key, value in inputs.items()
+        }
+        with store.outbox() as outbox:
+            context = base.Context(
+                params=build(stage.params, params),
+                inputs=given,
+                output=outbox,
+                job=tmp_path_factory.mktemp("job"),
+                seed=0,
+                threads=threads,
+                progress=lambda done, total, what: None,
+                note=[].append if notes is None else notes.append,
+            )
+            result = stage.run(context)
+            return outbox.publish(stage.output, result.facts)
+
+    return run
 
 
 @pytest.fixture
