@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["causal-lm", "encoder"]
+Task = Literal["causal-lm", "encoder", "seq2seq-lm"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 
@@ -54,6 +54,20 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class RelativeBias:
+    """Biases on the scores by distance between key and query (T5, arXiv:1910.10683, section 2.1).
+
+    table: tensor name of the biases [buckets, heads].  Half of the buckets (of each direction, where both are
+    seen) are one distance each, the other half grow as the logarithm up to max_distance.
+    """
+
+    table: str
+    buckets: int
+    max_distance: int
+    both_directions: bool
+
+
+@dataclass(frozen=True)
 class Attention:
     """One attention block.
 
@@ -81,13 +95,18 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block; whether its norms stand before or after is the architecture's ``norm_first``."""
+    """One block; whether its norms stand before or after is the architecture's ``norm_first``.
+
+    cross_attention: attention to what an encoder made of the source, between the other two.
+    """
 
     index: int
     attention: Attention
     attention_norm: Norm
     feed_forward: FeedForward
     feed_forward_norm: Norm
+    cross_attention: Attention | None = None
+    cross_attention_norm: Norm | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +116,14 @@ class Architecture:
     hidden, heads, kv_heads, head_dim, vocabulary: sizes.  context: the longest sequence, in tokens.
     norm: root mean square or layer normalization; norm_first: x + f(norm(x)), else norm(x + f(x)).
     embedding, position_embedding, token_type_embedding: tensor names; token_types: rows of the last.
+    position_offset: rows of the position embedding before that of position 0.  position_padding: the id of a
+    padding token that takes no position: it gets the row before that of position 0.  relative_bias: of all
+    layers.  embedding_scale: what token embeddings are multiplied by.  head_scale: what goes into the head
+    is.  head_bias: tensor name of [1, vocabulary], added to the logits.
     head: the output head, None when it is the token embedding (``tied``) or when there is none.  ignored:
     shell patterns of tensors that a checkpoint may hold and that this network does not use.
+    encoder: the half that reads the source, of a `seq2seq-lm`; all else is then of the half that writes the
+    target, which begins with the token decoder_start.
     """
 
     model_type: str
@@ -124,6 +149,14 @@ class Architecture:
     head: Linear | None = None
     tied: bool = False
     ignored: tuple[str, ...] = ()
+    position_offset: int = 0
+    position_padding: int | None = None
+    relative_bias: RelativeBias | None = None
+    embedding_scale: float = 1.0
+    head_scale: float = 1.0
+    head_bias: str | None = None
+    encoder: Architecture | None = None
+    decoder_start: int | None = None
 
     @property
     def lm_head(self) -> str | None:
@@ -133,9 +166,11 @@ class Architecture:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """Every linear weight that may be quantized, in the order of computation."""
-        found: list[Linear] = []
+        found: list[Linear] = list(self.encoder.linears) if self.encoder else []
         for layer in self.layers:
             forward = layer.feed_forward
             gate = (forward.gate,) if forward.gate else ()
-            found += [*layer.attention.inputs, layer.attention.output, *gate, forward.up, forward.down]
+            for attention in (layer.attention, layer.cross_attention):
+                found += [*attention.inputs, attention.output] if attention else []
+            found += [*gate, forward.up, forward.down]
         return (*found, self.head) if self.head else tuple(found)
