@@ -1,0 +1,76 @@
+"""Text files as documents: forms, marks, and what is refused with its place."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from ingot.artifacts.errors import DataError
+from ingot.stages.model.text import parse_documents, read_documents
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def documents(text: str, name: str = "held-out.txt") -> list[str]:
+    return parse_documents(text.encode(), name)
+
+
+def test_plain_text_without_marks_is_one_document() -> None:
+    assert documents("One line.\n\nAnother.\n") == ["One line.\n\nAnother.\n"]
+
+
+@pytest.mark.parametrize("mark", ["<|endoftext|>", "  <|endoftext|> ", "<|endoftext|>\r"])
+def test_lines_of_the_mark_set_documents_apart(mark: str) -> None:
+    found = documents(f"first\n{mark}\nsecond\nstill second\n{mark}\n")
+    assert [each.strip() for each in found] == ["first", "second\nstill second"]
+
+
+def test_a_mark_inside_a_line_is_text() -> None:
+    assert len(documents("say <|endoftext|> aloud\n")) == 1
+
+
+def test_json_lines_keep_their_text_as_it_is() -> None:
+    texts = ["a \u2028 line separator", "two\nlines", "naïve ☃"]
+    lines = "\n\n".join(json.dumps({"text": text, "id": 1}, ensure_ascii=False) for text in texts)
+    assert documents(lines + "\n", "held-out.JSONL") == texts
+
+
+def test_documents_of_white_space_are_left_out() -> None:
+    assert documents('{"text": " \\n"}\n{"text": "kept"}\n', "a.jsonl") == ["kept"]
+
+
+def test_a_byte_order_mark_is_no_text() -> None:
+    assert parse_documents(b"\xef\xbb\xbfword", "a.txt") == ["word"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "where", "what"),
+    [
+        ("", "a.txt", "a.txt", "no text"),
+        (" \n\t\n", "a.txt", "a.txt", "no text"),
+        ("<|endoftext|>\n<|endoftext|>\n", "a.txt", "a.txt", "no text"),
+        ("\n", "a.jsonl", "a.jsonl", "no text"),
+        ('{"text": "fine"}\n{"text": \n', "a.jsonl", "a.jsonl:2", "not JSON"),
+        ('{"text": "fine"}\n\n{"txt": "x"}\n', "a.jsonl", "a.jsonl:3", 'no "text"'),
+        ('{"text": 3}\n', "a.jsonl", "a.jsonl:1", 'no "text"'),
+        ('["text"]\n', "a.jsonl", "a.jsonl:1", 'no "text"'),
+    ],
+)
+def test_what_holds_no_documents_is_refused_with_its_place(
+    text: str, name: str, where: str, what: str
+) -> None:
+    with pytest.raises(DataError, match=what) as raised:
+        documents(text, name)
+    assert raised.value.where == where
+
+
+def test_text_that_is_not_utf8_is_refused_with_the_byte() -> None:
+    with pytest.raises(DataError, match="byte 3 is 0xe9"):
+        parse_documents("caf\u00e9".encode("latin-1"), "a.txt")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_documents(tmp_path / "none.txt")
