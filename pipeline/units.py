@@ -96,10 +96,11 @@ def show_delta(delta: float | None, unit: str, comparison: str) -> str:
     """A difference with its sign: ``+1.23 %`` when relative, ``−1.6 pp`` for fractions, else in the unit."""
     if delta is None or not math.isfinite(delta):
         return MISSING
-    if comparison == "relative":
-        return f"{_signed(f'{delta * 100:+{_places(delta * 100)}}')}{THIN}%"
-    if unit == "fraction":
-        return f"{_signed(f'{delta * 100:+{_places(delta * 100)}}')}{THIN}pp"
+    if comparison == "relative" or unit == "fraction":
+        percent = f"{delta * 100:+{_places(delta * 100)}}"
+        # What rounds to nothing has no sign.
+        shown = percent[1:] if not percent.strip("+-0.") else _signed(percent)
+        return f"{shown}{THIN}{'%' if comparison == 'relative' else 'pp'}"
     text = _signed(f"{delta:+.3g}")
     return f"{text}{THIN}{unit}" if unit else text
 

@@ -21,13 +21,11 @@ LONGEST_NAME = 23
 
 
 def dag(nodes: Sequence[NodeReport]) -> Fragment:
-    """The nodes in layers from left to right, with the time and memory that their outputs cost."""
-    known = {node.name for node in nodes}
-    inputs = {
-        node.name: list(dict.fromkeys(source for source in node.inputs.values() if source in known))
-        for node in nodes
-    }
-    placed = place(inputs, BOX_HEIGHT)
+    """The nodes in layers from left to right, with the time and memory that their outputs cost.
+
+    An input that also comes to a node by way of another input is not drawn twice.
+    """
+    placed = place(_edges(nodes), BOX_HEIGHT)
     left = {name: MARGIN + layer * (BOX_WIDTH + LAYER_GAP) for name, layer in placed.depth.items()}
     slowest = max((node.seconds or 0 for node in nodes), default=0)
     edges = [
@@ -38,6 +36,18 @@ def dag(nodes: Sequence[NodeReport]) -> Fragment:
     width = max(left.values(), default=0) + BOX_WIDTH + MARGIN
     label = f"The graph of {len(nodes)} nodes"
     return drawing(width, placed.height + 2 * MARGIN, label, *edges, *boxes, class_="dag")
+
+
+def _edges(nodes: Sequence[NodeReport]) -> dict[str, list[str]]:
+    """Node → the nodes it takes, without those that another of them descends from."""
+    above: dict[str, set[str]] = {}
+    kept = {}
+    for node in nodes:
+        sources = [source for source in dict.fromkeys(node.inputs.values()) if source in above]
+        beyond = set().union(*(above[source] for source in sources))
+        kept[node.name] = [source for source in sources if source not in beyond]
+        above[node.name] = beyond.union(sources)
+    return kept
 
 
 def _edge(start: float, middles: Sequence[float]) -> Fragment:

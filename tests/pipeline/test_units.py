@@ -60,6 +60,7 @@ def test_numbers_are_shown_with_three_digits_and_their_unit(
     [
         (0.0123, "ppl", "relative", "+1.23 %"), (-0.828, "bytes", "relative", "−82.8 %"),
         (6.25, "bytes", "relative", "+625 %"),
+        (-0.000_01, "ppl", "relative", "0.00 %"), (0.0, "fraction", "absolute", "0.00 pp"),
         (-0.016, "fraction", "absolute", "−1.60 pp"), (0.0079, "nat", "absolute", "+0.0079 nat"),
         (None, "ppl", "relative", "–"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -109,6 +110,14 @@ def test_long_edges_pass_between_the_boxes(inputs: dict[str, list[str]]) -> None
         for offset, y in enumerate(path[1:-1], start=placed.depth[source] + 1):
             others = (placed.middle[name] for name, depth in placed.depth.items() if depth == offset)
             assert all(abs(y - middle) > BOX / 2 for middle in others)
+
+
+def test_an_edge_that_other_edges_imply_is_not_drawn(samples: ModuleType) -> None:
+    nodes = samples.nodes("cpu")
+    cost = nodes[-1]
+    more = dataclasses.replace(cost, inputs={**cost.inputs, "source": "load"})
+    edges = [ET.fromstring(dag(drawn)).findall("path") for drawn in (nodes, (*nodes[:-1], more))]
+    assert len(edges[0]) == len(edges[1]) == 8
 
 
 def test_the_graph_names_every_node_with_its_time_and_state(samples: ModuleType) -> None:
