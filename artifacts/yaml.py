@@ -76,7 +76,8 @@ def read_yaml(path: Path, source: str | None = None) -> Written:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        what = f"{path} is not UTF-8 text (byte {error.start})"
+        raise RecipeError(what, fix="save the file in UTF-8") from None
     return parse_yaml(text, source)
 
 

@@ -11,6 +11,7 @@ layers (`layers.py`), and its stage says whether it may be.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifacts.errors import RecipeError, nearest
@@ -22,7 +23,7 @@ from ..targets import host as hosts
 from ..targets import profile as profiles
 from ..targets.profile import SECTIONS, Profile
 from ..targets.rules import Facts, Rule, Setting
-from .data import BUNDLED_ORIGIN, ROLES
+from .data import BUNDLED_ORIGIN, EVALUATION, ROLES, check_length
 from .graph import Builder, GateRule, Graph, Leaf, Node
 from .layers import GATES, METHOD, NONE, Settings, names_target, outer_layers, resolve, section
 from .parameters import Choice, choose, find_stage
@@ -150,7 +151,16 @@ class _Assembly:
         name = f"{kind}@{target.name}" if owner else kind
         reason = f"measures {inputs['artifact']}" if owner else "what quality is compared with"
         choice = choose(base.get(f"validate.{kind}"), name, section(settings, kind), self._recipe.data)
+        if EVALUATION in choice.roles:
+            self._check_text(choice)
         return self._add(name, choice, inputs, owner, reason, f"{name}/{target.name}")
+
+    def _check_text(self, choice: Choice) -> None:
+        """Raises DataError when the evaluation text is shorter than one of the stage's windows."""
+        window = int(getattr(choice.params, "window", 0))
+        context = int(str(self._facts.get("context", window)))
+        text = Path(getattr(choice.params, EVALUATION))
+        check_length(text, min(window, context), choice.origins[EVALUATION])
 
     def _gates(self, target: Target, profile: Profile, width: str) -> tuple[GateRule, ...]:
         """The target's gates: those of its profile for this width of weights, under those of the recipe."""

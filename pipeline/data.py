@@ -78,6 +78,21 @@ def read_data(value: Mapping[str, object], written: Written, directory: Path) ->
     return Data(files, origins)
 
 
+def check_length(text: Path, window_tokens: int, where: str) -> None:
+    """Raises DataError for an evaluation text that cannot fill one window: a token takes a byte at least.
+
+    Whether a longer text is long enough, only its tokens tell, and the stage that counts them.
+    """
+    size_bytes = text.stat().st_size
+    if size_bytes < window_tokens:
+        raise DataError(
+            f"data.{EVALUATION}: {text.name} has {size_bytes} bytes, too few for one window of "
+            f"{window_tokens} tokens",
+            where=where,
+            fix="give a longer text; a verdict needs hundreds of windows",
+        )
+
+
 def check_overlap(data: Data) -> None:
     """Raises DataError when a document of the evaluation text is also in another text.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from .report.collect import SESSION
 from .report.html import render_html
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ..artifacts.manifest import Artifact
@@ -42,6 +43,19 @@ NEW, OLD = "new", "old"
 # What is delivered unasked, and what only on request (`--allow-failing`).
 DELIVERED: frozenset[Status] = frozenset({"pass", "unverified"})
 ON_REQUEST: frozenset[Status] = frozenset({"fail", "inconclusive", "error"})
+
+
+def check_places(out: Path, targets: Iterable[str]) -> None:
+    """Makes ``out`` and sees that deliveries can be written there: a run asks before its work, not after.
+
+    Raises StoreError when the disk refuses, or when something that is no delivery stands where one would.
+    """
+    for name in targets:
+        for suffix in ("", UNVERIFIED, PREVIOUS):
+            _check_ours(out / f"{name}{suffix}")
+    with storage(out):
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
 
 
 def deliver_targets(
@@ -68,10 +82,7 @@ def deliver_targets(
     }
     delivered = replace(report, targets=targets)
     with store.lock(digest_bytes(str(out.resolve()).encode())), storage(out):
-        for name in targets:
-            for suffix in ("", UNVERIFIED, PREVIOUS):
-                _check_ours(out / f"{name}{suffix}")
-        out.mkdir(parents=True, exist_ok=True)
+        check_places(out, targets)
         _sweep(out)
         for name, target in targets.items():
             if name in places:

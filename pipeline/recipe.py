@@ -109,6 +109,11 @@ def load_recipe(path: Path, overrides: Sequence[Override] = ()) -> Recipe:
 
     Raises RecipeError for what is written wrong, DataError for texts that cannot be used.
     """
+    if path.is_dir():
+        raise RecipeError(
+            f"{path} is a directory, not a recipe",
+            fix=f"a checkpoint needs no recipe: --model {path} --target {DEFAULT_TARGET}",
+        )
     return read_recipe(read_yaml(path, str(path)), path.absolute().parent, overrides)
 
 

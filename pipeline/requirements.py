@@ -12,6 +12,7 @@ from ..stages import base
 from ..stages.base import Requirement
 from .keys import installed_version
 from .sources import HOME
+from .units import show_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,8 +25,8 @@ PIP = "pip install "
 # Bytes a parameter in an output, by its kind: float32 graphs, and 8-bit codes with their scales.
 FLOAT32_BYTES = 4
 CODES_BYTES = 1.25
-# What the rest of an output takes: top-k log-probabilities, configs, tokenizers.
-OTHER_OUTPUT_BYTES = 64 << 20
+# What log-probabilities and measurements take at least; how much more depends on the evaluation text.
+OTHER_OUTPUT_BYTES = 1 << 20
 # What Python with torch or a runtime holds before it has any weights.
 PROCESS_BYTES = 512 << 20
 # Outputs whose making holds all weights in float32 at once, in torch or in the target's runtime.
@@ -114,7 +115,7 @@ def _normal(name: str) -> str:
 
 def _disk(graph: Graph, nodes: Iterable[Node], free_bytes: int) -> Requirement:
     needed = sum(output_bytes(graph, node) for node in nodes)
-    name = f"{_gigabytes(needed)} of disk space for the store ({_gigabytes(free_bytes)} are free)"
+    name = f"{show_bytes(needed)} of disk space for the store ({show_bytes(free_bytes)} are free)"
     fix = "free some with `ingot gc --max-size`, or name a larger disk with --store"
     return Requirement(name, needed <= free_bytes, fix)
 
@@ -135,14 +136,10 @@ def output_bytes(graph: Graph, node: Node) -> int:
 
 def _memory(facts: Mapping[str, object], memory_bytes: int) -> Requirement:
     needed = FLOAT32_BYTES * _number(facts, "parameters") + PROCESS_BYTES
-    name = f"{_gigabytes(needed)} of memory to measure in float32 ({_gigabytes(memory_bytes)} are here)"
+    name = f"{show_bytes(needed)} of memory to measure in float32 ({show_bytes(memory_bytes)} are here)"
     return Requirement(name, needed <= memory_bytes, "use a machine with more memory")
 
 
 def _number(facts: Mapping[str, object], name: str) -> int:
     value = facts.get(name, 0)
     return value if isinstance(value, int) else 0
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .graph import Graph
     from .outcome import Outcome
     from .recipe import Recipe
+    from .report.model import TargetReport
 
 DEFAULT_OUT = "ingot-out"
 
@@ -70,6 +71,22 @@ class Run:
     directory: Path
     report_path: Path
     errors: tuple[IngotError, ...] = ()
+
+    @property
+    def verdict(self) -> Status:
+        """The worst status of the targets."""
+        return self.report.verdict
+
+    @property
+    def targets(self) -> Mapping[str, TargetReport]:
+        """Each target's status, metrics with intervals, checks, files and delivery, by name."""
+        return self.report.targets
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows a run."""
+        from .report.notebook import render_table
+
+        return render_table(self.report)
 
 
 def plan(recipe: Recipe, store: Store) -> Plan:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingot.artifacts.errors import RecipeError
+from ingot.artifacts.errors import DataError, RecipeError
 from ingot.artifacts.yaml import parse_yaml
 from ingot.pipeline import layers
 from ingot.pipeline.assemble import build_graph
@@ -33,7 +33,7 @@ PLAIN = ["load", "export@reference", "reference"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "ckpt").mkdir()
-    (tmp_path / "held-out.txt").write_text("something that is held out")
+    (tmp_path / "held-out.txt").write_text("something that is held out, " * 16)
     return tmp_path
 
 
@@ -365,3 +365,13 @@ def test_an_unknown_node_is_refused_with_the_nearest_name(folder: Path) -> None:
 
 def test_consumers_are_the_nodes_that_take_an_output(folder: Path) -> None:
     assert graph(folder).consumers("export@cpu") == ("quality@cpu", "cost@cpu")
+
+
+def test_an_evaluation_text_with_fewer_bytes_than_a_window_has_tokens_is_refused(folder: Path) -> None:
+    (folder / "held-out.txt").write_text("ten bytes.")
+    text = "data: {evaluation: held-out.txt}\nmeasure: {reference: {window: 64}}\n"
+    with pytest.raises(DataError, match=r"10 bytes, too few for one window of 64 tokens") as caught:
+        graph(folder, text)
+    assert caught.value.where == "ingot.yaml:2"
+    with pytest.raises(DataError, match="one window of 32 tokens"):
+        graph(folder, text, context=32)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ingot.pipeline.graph import Graph
 
 HOST = Host("linux", "x86_64", "a processor", ("avx2", "avx512_vnni"), 8, 64 << 30)
-TEXT = "The river ran past the old mill."
+TEXT = "The river ran past the old mill. " * 16
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_an_output_that_is_gone_or_corrupt_is_built_again(folder: Path, store: S
 
 def test_what_has_to_run_is_expected_to_cost_what_it_cost_the_last_time(folder: Path, store: Store) -> None:
     pretend(graph(folder), store)
-    (folder / "held-out.txt").write_text("something else")
+    (folder / "held-out.txt").write_text(TEXT.replace("mill", "inn"))
     found = plan(folder, store)
     assert found.decisions["reference"].expected is not None
     assert found.decisions["reference"].expected.max_rss_bytes == 1000
@@ -255,7 +255,7 @@ def test_disk_and_memory_that_cannot_suffice_are_told_before_any_work(
     with pytest.raises(RequirementError) as caught:
         make_plan(made, store, HOST).require()
     assert "disk space" in caught.value.what
-    assert "280.5 GB of memory" in caught.value.what
+    assert "281\N{NARROW NO-BREAK SPACE}GB of memory" in caught.value.what
     assert "ingot gc" in str(caught.value.fix)
 
 
