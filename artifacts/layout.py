@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "ingot/store/v1"
+FORMAT_FILE = "format.json"
 FOLDERS = ("trees", "actions", "runs", "jobs", "stats/trees", "stats/files", "pins", "tmp", "locks", "trash")
 LOCK_SUFFIX = ".lock"
 USE_LOCK = f"use{LOCK_SUFFIX}"
@@ -37,7 +38,7 @@ def prepare(root: Path) -> None:
     Raises StoreError for another layout, OSError for what the disk refuses; a store that exists may be on a
     read-only disk.
     """
-    marker = root / "format.json"
+    marker = root / FORMAT_FILE
     try:
         value = json.loads(marker.read_bytes())
     except FileNotFoundError:

@@ -26,6 +26,11 @@ class Change:
     old: object
     new: object
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is an input that is yet to be made, so that nobody can say what it will be."""
+        return self.part.startswith("inputs.") and self.new is None
+
     def __str__(self) -> str:
         kind, _, name = self.part.partition(".")
         if kind == "source":
@@ -33,7 +38,7 @@ class Change:
         if kind == "data":
             return f"the content of {name} changed"
         if kind == "inputs":
-            return f"the input {name} changed" if self.new else f"the input {name} is not known yet"
+            return f"the input {name} is not known yet" if self.is_pending else f"the input {name} changed"
         label = f"{kind} {name}" if kind in ("tools", "platform") else name or kind
         return f"{label}: {_shown(self.old)} → {_shown(self.new)}"
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from ..artifacts.errors import InputError
 from .events import NodeFinished, RunFinished
-from .journal import read, read_plan
+from .journal import EVENTS, PLAN, read, read_plan
 from .locate import find_artifact, find_run
 from .units import show_bytes
 
 if TYPE_CHECKING:
     from ..artifacts.manifest import Action
     from ..artifacts.store import Store
+    from .events import Event
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def runs(store: Store) -> list[RunRow]:
     """The runs of the store, newest first."""
     rows = []
     for run in store.runs():
-        events = [entry.event for entry in read(store.run_dir(run))]
+        events = _events(store, run)
         states = [event.state for event in events if isinstance(event, NodeFinished)]
         ends = [event.state for event in events if isinstance(event, RunFinished)]
         state = ends[-1] if ends else "unfinished"
@@ -87,9 +88,10 @@ def describe(store: Store, reference: str) -> dict[str, object]:
             run = find_run(store, reference)
         except InputError:
             raise error from None
-        directory = store.run_dir(run)
-        finished = [entry.event for entry in read(directory) if isinstance(entry.event, NodeFinished)]
-        return {"run": run, "plan": read_plan(directory), "nodes": [asdict(event) for event in finished]}
+        finished = [asdict(event) for event in _events(store, run) if isinstance(event, NodeFinished)]
+        directory = store.root / "runs" / run
+        plan = read_plan(directory) if (directory / PLAN).exists() else None
+        return {"run": run, "plan": plan, "nodes": finished}
     made_by = [action.to_json() for action in store.actions() if action.output == artifact.digest]
     return {
         "digest": artifact.digest,
@@ -101,6 +103,8 @@ def describe(store: Store, reference: str) -> dict[str, object]:
 
 def show_artifacts(rows: list[ArtifactRow]) -> str:
     """The rows as a table of fixed columns."""
+    if not rows:
+        return "there are no artifacts yet; `ingot demo` or `ingot run` makes some"
     lines = [f"{'DIGEST':<14}{'KIND':<22}{'SIZE':>10}  {'MADE':<22}NODE"]
     lines += [
         f"{row.digest[:12]:<14}{row.kind:<22}{show_bytes(row.size_bytes):>10}  {row.made[:19]:<22}{row.node}"
@@ -111,9 +115,17 @@ def show_artifacts(rows: list[ArtifactRow]) -> str:
 
 def show_runs(rows: list[RunRow]) -> str:
     """The rows as a table of fixed columns."""
+    if not rows:
+        return "there are no runs yet; `ingot demo` or `ingot run` makes one"
     lines = [f"{'RUN':<30}{'STATE':<13}{'BUILT':>6}{'CACHED':>8}{'FAILED':>8}"]
     lines += [f"{row.run:<30}{row.state:<13}{row.built:>6}{row.cached:>8}{row.failed:>8}" for row in rows]
     return "\n".join(lines)
+
+
+def _events(store: Store, run: str) -> list[Event]:
+    """What a run's journal says; nothing for one that was killed before it had a journal."""
+    directory = store.root / "runs" / run
+    return [entry.event for entry in read(directory)] if (directory / EVENTS).exists() else []
 
 
 def _finished(action: Action) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifacts.errors import InputError
+from ..artifacts.errors import InputError, StoreError
+from ..artifacts.layout import FORMAT_FILE
 from ..artifacts.store import Store
 
 if TYPE_CHECKING:
@@ -26,12 +28,21 @@ def model_directory(reference: str, store: Path | None) -> Path:
         inner = sorted(path.parent for path in directory.glob("*/ingot.json"))
         hint = f"did you mean {inner[0]}?" if inner else "give a delivery's directory, such as ingot-out/cpu"
         raise InputError(f"{reference} holds no ingot.json, so it is no delivery", fix=hint)
-    artifact = find_artifact(Store.open(store), reference)
+    artifact = find_artifact(existing_store(store), reference)
     if artifact.kind != "onnx":
         raise InputError(
             f"{reference} is a {artifact.kind}, which no runtime opens", fix="name an onnx artifact"
         )
     return artifact.path
+
+
+def existing_store(path: Path | None) -> Store:
+    """The store to look into; raises StoreError for a ``path`` where none is: a misspelt one is no store."""
+    if path is not None and not os.path.isfile(path.expanduser() / FORMAT_FILE):  # noqa: PTH113 - never raises
+        raise StoreError(
+            "there is no store here", where=str(path), fix="`ingot run --store DIRECTORY` makes one"
+        )
+    return Store.open(path)
 
 
 def find_digest(store: Store, reference: str) -> str:
@@ -77,11 +88,16 @@ def find_run(store: Store, reference: str | None) -> str:
 
 
 def report_directory(reference: str | None, store: Path | None) -> Path:
-    """Where the reports of a run lie; the newest finished one when None. Raises InputError when it has none."""
-    opened = Store.open(store)
-    finished = [run for run in opened.runs() if (opened.root / "runs" / run / "report" / "gate.json").is_file()]
+    """Where the reports of a run lie; the newest finished one when None.
+
+    Raises InputError when there is no such run, or when it has no report.
+    """
+    opened = existing_store(store)
+    places = {run: opened.root / "runs" / run / "report" for run in opened.runs()}
+    finished = [run for run, place in places.items() if (place / "gate.json").is_file()]
     run = find_run(opened, reference) if reference or not finished else finished[0]
-    directory = opened.root / "runs" / run / "report"
-    if not (directory / "gate.json").is_file():
-        raise InputError(f"the run {run} was not finished, so it has no report", fix="run it again: it resumes")
-    return directory
+    if run not in finished:
+        raise InputError(
+            f"the run {run} was not finished, so it has no report", fix="run it again: it resumes"
+        )
+    return places[run]

@@ -1,8 +1,7 @@
-"""The figures of `ingot bench` as a table, and its progress."""
+"""The figures of `ingot bench` as a table."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,6 @@ import click
 from ..units import show, show_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from ..bench import Bench
 
 HEADINGS = (
@@ -27,21 +24,6 @@ HEADINGS = (
     "tokens/s",
     "peak memory",
 )
-
-
-@contextlib.contextmanager
-def show_progress() -> Iterator[Callable[[int, int], None]]:
-    """Counts repeats on standard error, on one line, when that is a terminal."""
-
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\rmeasuring, repeat {min(done + 1, total)} of {total} ", nl=False, err=True)
-
-    try:
-        yield progress
-    finally:
-        if sys.stderr.isatty():
-            click.echo("\r\033[K", nl=False, err=True)
 
 
 def show_bench(measured: Bench) -> None:

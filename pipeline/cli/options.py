@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ...artifacts.errors import RecipeError
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 store_option = click.option(
@@ -20,9 +22,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 def recipe_options(function: Function) -> Function:
     """RECIPE, or --model and --target in its place, and what overrides them."""
+    argument = click.argument("recipe", required=False, type=click.Path(path_type=Path))
+    return argument(source_options(function))
+
+
+def source_options(function: Function) -> Function:
+    """What stands in place of a recipe, what overrides one, and the store."""
     for decorate in reversed(
         [
-            click.argument("recipe", required=False, type=click.Path(path_type=Path)),
             click.option("--model", help="A checkpoint directory, or org/name@revision, in place of RECIPE."),
             click.option("--target", "targets", multiple=True, help="A target to build; may be given again."),
             click.option(
@@ -53,3 +60,18 @@ def run_options(function: Function) -> Function:
     ):
         function = decorate(function)
     return function
+
+
+def size_bytes(option: str, text: str | None, *, minimum: int = 0) -> int | None:
+    """`8GB` in bytes, None for None; raises RecipeError for what is no size, or below ``minimum`` bytes."""
+    from ..units import parse_quantity
+
+    if text is None:
+        return None
+    try:
+        size = int(parse_quantity(text, "bytes"))
+    except ValueError as error:
+        raise RecipeError(f"{option}: {error}", fix="write a size such as 500MB or 20GiB") from None
+    if size < minimum:
+        raise RecipeError(f"{option}: {text} is below {minimum} B", fix="write a size such as 500MB or 20GiB")
+    return size

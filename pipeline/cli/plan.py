@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import json_option, recipe_options
+from .options import json_option, recipe_options, source_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def plan_command(
-    ctx: click.Context, store: Path | None, as_json: bool, resolved: bool, **options: Any
+    ctx: click.Context, /, store: Path | None, as_json: bool, resolved: bool, **options: Any
 ) -> None:
     """Show for each node of RECIPE whether it is cached, would run, or waits; exit 2 when it cannot."""
     from ...artifacts.store import Store
@@ -38,12 +38,9 @@ def plan_command(
 
 @click.command("explain", short_help="Why a node (re)runs.")
 @click.argument("names", nargs=-1, required=True, metavar="[RECIPE] NODE")
-@click.option("--model", help="A checkpoint directory, or org/name@revision, in place of RECIPE.")
-@click.option("--target", "targets", multiple=True, help="A target; may be given again.")
-@click.option("--set", "settings", multiple=True, metavar="NODE.PARAM=VALUE", help="Override a value.")
-@click.option("--store", help="The store's directory.")
+@source_options
 @json_option
-def explain_command(names: tuple[str, ...], store: str | None, as_json: bool, **options: Any) -> None:
+def explain_command(names: tuple[str, ...], store: Path | None, as_json: bool, **options: Any) -> None:
     """Show which parts of the key of NODE, such as quantize@cpu, changed since it was last built."""
     from pathlib import Path
 
@@ -56,12 +53,10 @@ def explain_command(names: tuple[str, ...], store: str | None, as_json: bool, **
 
     if len(names) > 2:
         raise RecipeError(f"explain takes a recipe and a node, not {len(names)} names")
-    recipe = Path(names[0]) if len(names) == 2 else None
-    given = {**options, "recipe": recipe, "calibration": None, "evaluation": None}
-    opened = Store.open(Path(store) if store else None)
-    planned = plan(recipe_of(given), opened)
+    opened = Store.open(store)
+    planned = plan(recipe_of({**options, "recipe": Path(names[0]) if len(names) == 2 else None}), opened)
     diff = explain(planned, names[-1], opened)
-    decision = planned.decisions[planned.graph.node(names[-1]).name]
+    decision = planned.decisions[diff.node]
     if as_json:
         changes = [{"part": c.part, "old": c.old, "new": c.new} for c in diff.changes]
         value = {"node": diff.node, "state": decision.state, "reason": decision.reason, "changes": changes}

@@ -73,7 +73,8 @@ def show_diff(diff: KeyDiff, decision: Decision) -> str:
         return "\n".join(lines)
     lines.append(f"compared with {diff.old.key[:12]}, built {diff.old.observed.get('finished', 'earlier')}")
     for change in diff.changes:
-        lines += [f"  {change.part}", f"    - {change.old}", f"    + {change.new}"]
+        new = "not known yet" if change.is_pending else _value(change.new)
+        lines += [f"  {change.part}", f"    - {_value(change.old)}", f"    + {new}"]
     if not diff.changes:
         lines.append("  nothing in its key changed")
     return "\n".join(lines)

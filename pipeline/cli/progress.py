@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -18,6 +19,7 @@ from ..events import (
 from ..units import show_bytes, show_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from rich.progress import Progress as Bars
@@ -25,6 +27,25 @@ if TYPE_CHECKING:
 
 SYMBOLS = {"hit": "cached", "built": "built", "failed": "FAILED", "blocked": "blocked"}
 COLOURS = {"hit": "cyan", "built": "green", "failed": "red", "blocked": "yellow"}
+
+
+@contextlib.contextmanager
+def counter(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Counts ``what`` on one line of standard error when that is a terminal, and clears it at the end.
+
+    Yields ``count(done, total)``, to be called before each one.
+    """
+    is_terminal = sys.stderr.isatty()
+
+    def count(done: int, total: int) -> None:
+        if is_terminal:
+            click.echo(f"\r{what} {min(done + 1, total)} of {total} ", nl=False, err=True)
+
+    try:
+        yield count
+    finally:
+        if is_terminal:
+            click.echo("\r\033[K", nl=False, err=True)
 
 
 class View(Protocol):

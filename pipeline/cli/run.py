@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...artifacts.errors import RecipeError
-from .options import json_option, recipe_options, run_options
+from .options import json_option, recipe_options, run_options, size_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,23 +62,13 @@ def carry_out(recipe: Recipe, store: Path | None, as_json: bool, options: dict[s
     choices = RunOptions(
         out=options["out"],
         allow_failing=options["allow_failing"],
-        memory_bytes=memory_bytes(options["memory"]),
+        memory_bytes=size_bytes("--memory", options["memory"], minimum=1),
         cores=options["cores"],
         command=command_line(),
     )
     with view() as show:
         finished = run(recipe, Store.open(store), choices, show)
     return show_outcome(finished, as_json)
-
-
-def memory_bytes(text: str | None) -> int | None:
-    """`8GB` in bytes; raises RecipeError for anything else."""
-    from ..units import parse_quantity
-
-    try:
-        return None if text is None else int(parse_quantity(text, "bytes"))
-    except ValueError as error:
-        raise RecipeError(f"--memory: {error}", fix="write a size such as 8GB") from None
 
 
 def show_outcome(finished: Run, as_json: bool) -> int:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...artifacts.errors import CorruptError
-from ...artifacts.store import Store
-from .options import json_option, store_option
+from .options import json_option, size_bytes, store_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 def ls_command(only_runs: bool, store: Path | None, as_json: bool) -> None:
     """List the artifacts of the store, with the node that made each, or its runs."""
     from ..inventory import artifacts, runs, show_artifacts, show_runs
+    from ..locate import existing_store
 
-    opened = Store.open(store)
+    opened = existing_store(store)
     if only_runs:
         listed = runs(opened)
         click.echo(json.dumps([row.to_json() for row in listed], indent=2) if as_json else show_runs(listed))
@@ -38,8 +38,9 @@ def ls_command(only_runs: bool, store: Path | None, as_json: bool) -> None:
 def show_command(reference: str, store: Path | None) -> None:
     """Show an artifact by digest, with its files, facts and the action that made it; or a run by its id."""
     from ..inventory import describe
+    from ..locate import existing_store
 
-    click.echo(json.dumps(describe(Store.open(store), reference), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(describe(existing_store(store), reference), indent=2, ensure_ascii=False))
 
 
 @click.command("verify", short_help="Hash the store again.")
@@ -47,12 +48,15 @@ def show_command(reference: str, store: Path | None) -> None:
 @store_option
 def verify_command(references: tuple[str, ...], store: Path | None) -> None:
     """Hash artifacts again (all, or those named) and set corrupt ones aside; exit 2 when any was corrupt."""
-    from ..locate import find_digest
+    from ..locate import existing_store, find_digest
     from ..units import show_bytes
+    from .progress import counter
 
-    opened = Store.open(store)
-    report = opened.verify([find_digest(opened, reference) for reference in references] or None)
-    click.echo(f"{report.trees} artifacts are sound, {show_bytes(report.size_bytes)}")
+    opened = existing_store(store)
+    wanted = [find_digest(opened, reference) for reference in references]
+    with counter("hashing artifact") as count:
+        report = opened.verify(wanted or None, lambda done, total, _digest: count(done, total))
+    click.echo(f"sound artifacts: {report.trees}, {show_bytes(report.size_bytes)}")
     for key in report.dangling:
         click.echo(f"the output of action {key[:12]} is not here; it is built again when needed")
     for digest in report.foreign:
@@ -62,7 +66,7 @@ def verify_command(references: tuple[str, ...], store: Path | None) -> None:
     if report.corrupt:
         listed = "; ".join(f"{damage.digest[:12]}: {damage.reason}" for damage in report.corrupt)
         raise CorruptError(
-            f"{len(report.corrupt)} corrupt artifacts were set aside: {listed}",
+            f"set aside as corrupt: {listed}",
             where=str(opened.root),
             fix="run the recipe again: what is missing is rebuilt",
         )
@@ -76,17 +80,14 @@ def verify_command(references: tuple[str, ...], store: Path | None) -> None:
 @store_option
 def gc_command(max_size: str | None, keep_runs: int, store: Path | None) -> None:
     """Delete leftovers, then the least recently used artifacts until the store fits --max-size."""
-    from ...artifacts.errors import RecipeError
-    from ..units import parse_quantity, show_bytes
+    from ..locate import existing_store
+    from ..units import show_bytes
 
-    try:
-        limit = None if max_size is None else int(parse_quantity(max_size, "bytes"))
-    except ValueError as error:
-        raise RecipeError(f"--max-size: {error}", fix="write a size such as 500MB or 20GiB") from None
-    report = Store.open(store).gc(limit, keep_runs=keep_runs)
+    limit = size_bytes("--max-size", max_size)
+    report = existing_store(store).gc(limit, keep_runs=keep_runs)
     removed = len(report.trees) + len(report.jobs) + len(report.outboxes)
     freed, kept = show_bytes(report.freed_bytes), show_bytes(report.kept_bytes)
-    click.echo(f"removed {removed} entries, freed {freed}, kept {kept}")
+    click.echo(f"entries removed: {removed}, freed: {freed}, kept: {kept}")
     if not report.within_limit:
         held = show_bytes(report.protected_bytes)
         click.echo(f"{held} are held by runs, pins or locks: lower --keep-runs to free more", err=True)

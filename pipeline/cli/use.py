@@ -102,12 +102,13 @@ def bench_command(
     from ...stages.validate.cost import CostParams
     from ..bench import bench
     from ..locate import model_directory
-    from .bench_view import show_bench, show_progress
+    from .bench_view import show_bench
+    from .progress import counter
 
     params = CostParams(
         prefill_tokens=prefill_tokens, decode_tokens=decode_tokens, repeats=repeats, threads=threads or 0
     )
-    with show_progress() as progress:
+    with counter("measuring, repeat") as progress:
         measured = bench({name: model_directory(name, store) for name in models}, params, progress)
     if as_json:
         click.echo(json.dumps(asdict(measured), indent=2))
