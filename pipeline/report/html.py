@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..gate import Check, MetricResult, worst
@@ -91,23 +91,20 @@ def render_html(report: RunReport) -> str:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    import jinja2
+    from .templates import environment as new_environment
 
-    here = resources.files(__package__)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = new_environment()
     environment.filters |= {
         "show": show, "delta": show_delta, "bytes": show_bytes, "count": show_count, "seconds": show_seconds,
         "interval": show_interval,
         "moment": _moment,
     }  # fmt: skip
     environment.globals |= {
-        "style": Fragment(here.joinpath("style.css").read_text("utf-8")),
+        "style": Fragment(Path(__file__).with_name("style.css").read_text("utf-8")),
         "words": WORDS, "sentences": SENTENCES, "headlines": headlines, "width_bar": plots.width_bar,
         "metric_title": metric_title,
     }  # fmt: skip
-    return environment.from_string(here.joinpath("report.html.j2").read_text("utf-8"))
+    return environment.get_template("report.html.j2")
 
 
 def metric_title(name: str) -> str:
