@@ -30,9 +30,7 @@ def default_bound() -> int:
 
 def available_bytes() -> int:
     """The bytes that can be had without swapping, by the machine and by this process's control group."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
+    free = (_bytes(_read(_PROC / "meminfo"), "MemAvailable") if LINUX else 0) or _available_elsewhere()
     for limit_file, use_file in _CGROUPS:
         limit = _read(Path(limit_file)).strip()
         if limit.isdigit():
@@ -85,8 +83,19 @@ def resident_bytes() -> int:
 
 def _status(pid: int, *names: str) -> tuple[int, ...]:
     text = _read(_PROC / str(pid) / "status")
-    found = (re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE) for name in names)
-    return tuple(int(match.group(1)) * KIB if match else 0 for match in found)
+    return tuple(_bytes(text, name) for name in names)
+
+
+def _bytes(text: str, name: str) -> int:
+    """The number of a line such as `VmRSS:  12 kB`, in bytes; 0 without that line."""
+    match = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(match.group(1)) * KIB if match else 0
+
+
+def _available_elsewhere() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def _held_elsewhere(pid: int) -> int:
