@@ -1,0 +1,114 @@
+"""The Python face of Ingot: the same objects as the command line, from a recipe file or from plain values.
+
+import ingot
+
+run = ingot.run(model="./checkpoint", targets=["cpu-int8"], gates={"perplexity": {"max_increase": "2%"}})
+run.verdict, run.targets["cpu-int8"].metrics["perplexity"].delta
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..artifacts.errors import RecipeError
+from ..artifacts.store import Store
+from ..artifacts.yaml import Written
+from .layers import command_line, environment
+from .recipe import Recipe, load_recipe, read_recipe
+from .run import Run, RunOptions
+from .run import plan as plan_recipe
+from .run import run as run_recipe
+
+if TYPE_CHECKING:
+    from .events import Event
+    from .plan import Plan
+
+Values = Mapping[str, object]
+SOURCE = "Python"
+
+
+def run(
+    recipe: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    targets: Sequence[str] | Values | None = None,
+    data: Values | None = None,
+    stages: Values | None = None,
+    gates: Values | None = None,
+    measure: Values | None = None,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    store: Store | str | Path | None = None,
+    out: str | Path | None = None,
+    allow_failing: bool = False,
+    on_event: Callable[[Event], None] = lambda _event: None,
+) -> Run:
+    """Builds, gates and delivers every target; the same as `ingot run`.
+
+    recipe: a YAML file; or else model, targets, data, stages, gates and measure as a recipe has them,
+    relative paths starting at the working directory.  settings: overrides such as ``"quantize.bits=4"``.
+    store: a store or its directory, by default INGOT_STORE, else `~/.cache/ingot`.  out: where deliveries go.
+
+    A target that fails its gate is in the result, not an exception. Raises RecipeError, IntakeError,
+    DataError and RequirementError for what is wrong before work begins, StoreError when the disk refuses.
+    """
+    written = _recipe(recipe, model, targets, data, stages, gates, measure, seed, settings)
+    options = RunOptions(
+        out=Path(out) if out is not None else None, allow_failing=allow_failing, command="ingot.run(...)"
+    )
+    return run_recipe(written, _store(store), options, on_event)
+
+
+def plan(
+    recipe: str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    targets: Sequence[str] | Values | None = None,
+    data: Values | None = None,
+    stages: Values | None = None,
+    gates: Values | None = None,
+    measure: Values | None = None,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    store: Store | str | Path | None = None,
+) -> Plan:
+    """What :func:`run` would do with the same arguments, node by node and why; touches nothing."""
+    written = _recipe(recipe, model, targets, data, stages, gates, measure, seed, settings)
+    return plan_recipe(written, _store(store))
+
+
+def _recipe(
+    recipe: str | Path | None,
+    model: str | Path | None,
+    targets: Sequence[str] | Values | None,
+    data: Values | None,
+    stages: Values | None,
+    gates: Values | None,
+    measure: Values | None,
+    seed: int,
+    settings: Sequence[str],
+) -> Recipe:
+    overrides = (*environment(os.environ), *command_line(settings))
+    parts: dict[str, object] = {
+        "model": str(model) if model is not None else None,
+        "targets": targets if isinstance(targets, Mapping | None) else list(targets),
+        "data": {role: str(path) for role, path in data.items()} if data else None,
+        "stages": stages,
+        "gates": gates,
+        "measure": measure,
+    }
+    given = {name: value for name, value in parts.items() if value is not None}
+    if recipe is not None:
+        if given:
+            raise RecipeError(
+                f"{next(iter(given))} was given beside a recipe", fix="write it into the recipe"
+            )
+        return load_recipe(Path(recipe), overrides)
+    return read_recipe(Written({**given, "seed": seed}, SOURCE), Path.cwd(), overrides)
+
+
+def _store(store: Store | str | Path | None) -> Store:
+    return store if isinstance(store, Store) else Store.open(Path(store) if store is not None else None)
