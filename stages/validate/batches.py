@@ -56,8 +56,8 @@ def side_by_side(
 def return_freed_blocks() -> None:
     """Makes glibc give freed blocks of a mebibyte and more back at once; other allocators do so anyway.
 
-    It raises that bound by itself to 32 MiB, and then keeps such blocks in the heaps of all threads: a tenth of
-    the memory that the reference of a model of 60 million parameters needs.
+    It raises that bound by itself to 32 MiB, and then keeps such blocks in the heaps of all threads: a
+    tenth of the memory that the reference of a model of 60 million parameters needs.
     """
     import ctypes
 

@@ -112,7 +112,7 @@ def run(context: Context[CostParams]) -> Result:
     host = probe()
     document = {
         "metrics": {
-            "size_bytes": _size(context.inputs["artifact"], context.inputs["source"]),
+            "size_bytes": artifact_size(context.inputs["artifact"], context.inputs["source"]),
             **_metrics(series, plan.task),
         },
         "data": {
@@ -141,7 +141,7 @@ def _busy_share() -> float:
     return float(psutil.cpu_percent(interval=BUSY_SECONDS)) / 100
 
 
-def _size(artifact: Artifact, source: Artifact) -> dict[str, object]:
+def artifact_size(artifact: Artifact, source: Artifact) -> dict[str, object]:
     """The graph with its weights against the safetensors it came from; tokenizer and configs are in
     neither.
     """

@@ -4,6 +4,7 @@ cost_child.py).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -56,14 +57,15 @@ class SideProcess:
 
     def close(self) -> None:
         """Ends the child, by force when it does not end by itself."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
 
     def _receive(self) -> Mapping[str, object]:
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
