@@ -64,7 +64,34 @@ FAMILIES: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
             "max_position_embeddings": CONTEXT,
         },
     ),
+    # Its positions start behind the id of padding.
+    "roberta": (
+        "RobertaModel",
+        "RobertaConfig",
+        {
+            **SHAPE,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT + PAD + 1,
+            "type_vocab_size": 1,
+        },
+    ),
+    "distilbert": (
+        "DistilBertModel",
+        "DistilBertConfig",
+        {
+            **SHAPE,
+            "dim": 64,
+            "hidden_dim": 128,
+            "n_layers": 2,
+            "n_heads": 4,
+            "max_position_embeddings": CONTEXT,
+        },
+    ),
 }
+ENCODERS = ("bert", "roberta", "distilbert")
 
 TinyCheckpoint = Callable[..., Path]
 RunStage = Callable[..., "Artifact"]
@@ -96,7 +123,7 @@ def tiny_checkpoint(
 ) -> TinyCheckpoint:
     """A factory ``(family, dtype="float32", max_shard_size="50GB") -> directory``; made once a session.
 
-    family: llama, llama-tied, qwen2, qwen3, gpt2 or bert.  The directory is shared: copy it to change it.
+    family: a name in FAMILIES.  The directory is shared: copy it to change it.
     """
     made: dict[tuple[str, str, str], Path] = {}
 
@@ -148,14 +175,14 @@ def randomize(model: torch.nn.Module, seed: int) -> None:
 
 
 def save_tokenizer(family: str, tokenizer: tokenizers.Tokenizer, directory: Path) -> None:
-    """Writes tokenizer.json and tokenizer_config.json; BERT's wraps a text in its two special tokens."""
+    """Writes tokenizer.json and tokenizer_config.json; an encoder's wraps a text in two special ones."""
     import tokenizers
     import transformers
     from tokenizers import processors
 
     own = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     special: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    if family == "bert":
+    if family in ENCODERS:
         own.post_processor = processors.TemplateProcessing(
             single="<s> $A </s>",
             pair="<s> $A </s> $B </s>",

@@ -70,7 +70,7 @@ def _tensors(model: Architecture) -> Iterator[tuple[str, Shape]]:
     hidden = (model.hidden,)
     yield model.embedding, (model.vocabulary, model.hidden)
     if model.position_embedding:
-        yield model.position_embedding, (model.context, model.hidden)
+        yield model.position_embedding, (model.context + model.position_offset, model.hidden)
     if model.token_type_embedding:
         yield model.token_type_embedding, (None, model.hidden)
     yield from _norm(model.embedding_norm, hidden)

@@ -10,7 +10,7 @@ from ...model.families import Linear
 from .blocks import BlockWriter, Past
 from .graph import GraphBuilder
 from .linear import LinearWriter
-from .positions import CausalMasks, padding_mask, rotation
+from .positions import CausalMasks, encoder_positions, padding_mask, rotation
 
 if TYPE_CHECKING:
     from ...model.families import Architecture
@@ -77,7 +77,7 @@ def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
 
 
 def encoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph:
-    """Inputs: input_ids, attention_mask and, where the model has them, token_type_ids; each int64 [batch,
+    """Inputs: input_ids, attention_mask and, where the model has several, token_type_ids; each int64 [batch,
     sequence]. Output: last_hidden_state float32 [batch, sequence, hidden].
     """
     graph = GraphBuilder()
@@ -87,15 +87,16 @@ def encoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
     blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
     with graph.scope("positions"):
         mask = padding_mask(graph, attention_mask)
-        length = graph.node("Squeeze", graph.node("Shape", ids, start=1, end=2))
-        positions = graph.node("Range", graph.scalar(0, "int64"), length, graph.scalar(1, "int64"))
+        positions = encoder_positions(graph, ids, model.position_padding)
     with graph.scope("embedding"):
         state = linears.embedding(ids, embedding_table(model))
         if model.token_type_embedding is not None:
-            kinds = graph.input("token_type_ids", "int64", ("batch", "sequence"))
             shape = (model.token_types, model.hidden)
-            table = graph.add(weights.floats(model.token_type_embedding, shape))
-            state = graph.node("Add", state, graph.node("Gather", table, kinds))
+            kind = graph.add(weights.floats(model.token_type_embedding, shape))
+            if model.token_types > 1:
+                kinds = graph.input("token_type_ids", "int64", ("batch", "sequence"))
+                kind = graph.node("Gather", kind, kinds)
+            state = graph.node("Add", state, kind)
         state = _with_positions(graph, weights, model, state, positions)
         state = blocks.join_rows(state, model.hidden)
         if model.embedding_norm is not None:
@@ -120,7 +121,10 @@ def _with_positions(
 ) -> str:
     if model.position_embedding is None:
         return state
-    table = graph.add(weights.floats(model.position_embedding, (model.context, model.hidden)))
+    rows = model.context + model.position_offset
+    table = graph.add(weights.floats(model.position_embedding, (rows, model.hidden)))
+    if model.position_offset:
+        positions = graph.node("Add", positions, graph.scalar(model.position_offset, "int64"))
     return graph.node("Add", state, graph.node("Gather", table, positions))
 
 

@@ -76,6 +76,21 @@ class CausalMasks:
         return self._made[window]
 
 
+def encoder_positions(graph: GraphBuilder, input_ids: str, padding: int | None) -> str:
+    """Positions from 0 by column, int64 [sequence].
+
+    With a ``padding`` token they count all others alone, and it is at -1: int64 [batch, sequence].
+    """
+    one = graph.scalar(1, "int64")
+    if padding is None:
+        length = graph.node("Squeeze", graph.node("Shape", input_ids, start=1, end=2))
+        return graph.node("Range", graph.scalar(0, "int64"), length, one)
+    is_padding = graph.node("Equal", input_ids, graph.scalar(padding, "int64"))
+    counted = graph.node("Where", is_padding, graph.scalar(0, "int64"), one)
+    numbers = graph.node("Mul", graph.node("CumSum", counted, graph.scalar(1, "int64")), counted)
+    return graph.node("Sub", numbers, one)
+
+
 def padding_mask(graph: GraphBuilder, attention_mask: str) -> str:
     """The mask of an encoder, float32 [batch, 1, sequence, sequence]: every query sees all but padding."""
     additive = _additive(graph, _unmasked(graph, attention_mask))

@@ -11,8 +11,10 @@ from ....artifacts.errors import IntakeError, nearest
 from .architecture import Activation, Architecture, Attention, FeedForward, Layer, Linear, Norm, Rope, Task
 from .bert import bert
 from .config import ConfigReader
+from .distilbert import distilbert
 from .gpt2 import gpt2
 from .llama import llama, mistral, qwen2, qwen3
+from .roberta import roberta, xlm_roberta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -24,11 +26,14 @@ __all__ = [
 
 FAMILIES: Mapping[str, Callable[[ConfigReader], Architecture]] = {
     "bert": bert,
+    "distilbert": distilbert,
     "gpt2": gpt2,
     "llama": llama,
     "mistral": mistral,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "roberta": roberta,
+    "xlm-roberta": xlm_roberta,
 }
 
 

@@ -15,11 +15,18 @@ IGNORED = ("*pooler.dense.*", "*embeddings.position_ids", "cls.*")
 
 
 def bert(reader: ConfigReader) -> Architecture:
-    """The architecture that a BERT config describes.
+    """The architecture that a BERT config describes."""
+    return network(reader, ACCEPTED, "bert.", IGNORED)
+
+
+def network(
+    reader: ConfigReader, accepted: tuple[str, ...], prefix: str, ignored: tuple[str, ...]
+) -> Architecture:
+    """A network with BERT's layers, whose bare class is the first of those ``accepted``.
 
     Checkpoints from before 2019 call a norm's tensors gamma and beta; the tensor names tell.
     """
-    reader.check_class(ACCEPTED)
+    reader.check_class(accepted)
     reader.require("is_decoder", False)
     reader.require("add_cross_attention", False)
     reader.require("position_embedding_type", "absolute")
@@ -27,8 +34,8 @@ def bert(reader: ConfigReader) -> Architecture:
     if hidden % heads:
         raise reader.error("hidden_size", f"is not a multiple of num_attention_heads, {heads}")
     inner, head_dim = reader.integer("intermediate_size"), hidden // heads
-    alone = not reader.tensor_names and reader.config.get("architectures") in (None, ["BertModel"])
-    root = "" if alone else reader.prefix("bert.")
+    alone = not reader.tensor_names and reader.config.get("architectures") in (None, [accepted[0]])
+    root = "" if alone else reader.prefix(prefix)
     old = f"{root}embeddings.LayerNorm.gamma" in reader.tensor_names
     scale_name, shift_name = ("gamma", "beta") if old else ("weight", "bias")
 
@@ -62,7 +69,7 @@ def bert(reader: ConfigReader) -> Architecture:
         )
 
     return Architecture(
-        model_type="bert",
+        model_type=str(reader.config["model_type"]),
         task="encoder",
         hidden=hidden,
         heads=heads,
@@ -80,5 +87,5 @@ def bert(reader: ConfigReader) -> Architecture:
         token_type_embedding=f"{root}embeddings.token_type_embeddings.weight",
         token_types=reader.integer("type_vocab_size", 2),
         embedding_norm=norm(f"{root}embeddings.LayerNorm"),
-        ignored=IGNORED,
+        ignored=ignored,
     )

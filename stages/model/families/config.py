@@ -41,6 +41,16 @@ class ConfigReader:
             raise self.error(key, "is not a whole number above zero")
         return value
 
+    def token(self, key: str, default: int | None = None) -> int:
+        """A token's id, a whole number from zero; without a default the key must be there."""
+        value = self.config.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise IntakeError(f"{key} is missing", where=self.where)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self.error(key, "is not a token's id")
+        return value
+
     def number(self, key: str, default: float) -> float:
         """A finite number above zero."""
         value = self.config.get(key)

@@ -56,15 +56,21 @@ class TorchModel:
         self.model.eval()
 
     def __call__(self, feeds: Feeds, past: Any = None) -> tuple[Array, Any]:
-        """The logits or the last hidden state, and the cache."""
+        """The logits, and the cache."""
         import torch
 
         with torch.no_grad():
             tensors = {name: torch.tensor(value) for name, value in feeds.items()}
-            if "token_type_ids" in feeds:
-                return self.model(**tensors).last_hidden_state.numpy(), None
             result = self.model(**tensors, past_key_values=past, use_cache=True)
             return result.logits.numpy(), result.past_key_values
+
+    def hidden(self, feeds: Feeds) -> Array:
+        """The last hidden state of an encoder."""
+        import torch
+
+        with torch.no_grad():
+            tensors = {name: torch.tensor(value) for name, value in feeds.items()}
+            return self.model(**tensors).last_hidden_state.numpy()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
 }
+ENCODERS = {"bert": "BertModel", "roberta": "RobertaModel", "distilbert": "DistilBertModel"}
+ENCODER_SHAPE = {
+    "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}  # fmt: skip
 SHAPE = {
     "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
@@ -94,11 +99,15 @@ def variant_pair(
 
 
 def save_variant(name: str, directory: Path) -> None:
+    class_name, config_name, values = VARIANTS[name]
+    save(class_name, config_name, values, directory)
+
+
+def save(class_name: str, config_name: str, values: dict[str, Any], directory: Path) -> None:
     import torch
     import transformers
 
-    class_name, config_name, values = VARIANTS[name]
-    torch.manual_seed(len(name))
+    torch.manual_seed(len(class_name))
     model = getattr(transformers, class_name)(getattr(transformers, config_name)(**values))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -122,21 +131,48 @@ def test_a_variant_of_a_family_computes_what_pytorch_computes(
     assert largest_difference(onnx_model, torch_model, cases(320)[case]) <= TOLERANCE
 
 
+@pytest.mark.parametrize("family", ENCODERS)
 def test_an_encoder_computes_what_pytorch_computes_for_a_padded_batch(
-    tiny_checkpoint: Any, export: Any
+    family: str, tiny_checkpoint: Any, export: Any
 ) -> None:
-    directory = tiny_checkpoint("bert")
+    directory = tiny_checkpoint(family)
+    onnx_model = OnnxModel(export(directory).directory)
     rng = np.random.default_rng(0)
-    feeds = {
-        "input_ids": rng.integers(0, 320, (2, 24)),
-        "attention_mask": np.ones((2, 24), np.int64),
-        "token_type_ids": rng.integers(0, 2, (2, 24)),
-    }
+    # Padding's own id among them, which takes no position in RoBERTa.
+    feeds = {"input_ids": rng.integers(0, 320, (2, 24)), "attention_mask": np.ones((2, 24), np.int64)}
+    feeds["input_ids"][0, 5] = 2
     feeds["attention_mask"][1, 15:] = 0
-    ours, _ = OnnxModel(export(directory).directory)(feeds)
-    theirs, _ = TorchModel(directory, "BertModel")(feeds)
+    if "token_type_ids" in {value.name for value in onnx_model.session.get_inputs()}:
+        feeds["token_type_ids"] = rng.integers(0, 2, (2, 24))
+    ours, _ = onnx_model(feeds)
+    theirs = TorchModel(directory, ENCODERS[family]).hidden(feeds)
     visible = feeds["attention_mask"].astype(bool)
     assert_allclose(ours[visible], theirs[visible], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config_name", "values"),
+    [
+        ("RobertaForMaskedLM", "RobertaConfig", {"max_position_embeddings": 64, "pad_token_id": 0}),
+        ("XLMRobertaForMaskedLM", "XLMRobertaConfig", {"max_position_embeddings": 64, "type_vocab_size": 2}),
+        (
+            "DistilBertForMaskedLM",
+            "DistilBertConfig",
+            {"sinusoidal_pos_embds": True, "dim": 32, "n_heads": 4},
+        ),
+    ],
+)
+def test_a_masked_language_models_encoder_is_exported_without_its_head(
+    class_name: str, config_name: str, values: dict[str, Any], tmp_path: Path, export: Any
+) -> None:
+    save(class_name, config_name, {**ENCODER_SHAPE, **values}, tmp_path)
+    onnx_model = OnnxModel(export(tmp_path).directory)
+    ids = np.random.default_rng(1).integers(0, 320, (2, 20))
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    if "token_type_ids" in {value.name for value in onnx_model.session.get_inputs()}:
+        feeds["token_type_ids"] = np.zeros_like(ids)
+    ours, _ = onnx_model(feeds)
+    assert_allclose(ours, TorchModel(tmp_path, "AutoModel").hidden(feeds), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

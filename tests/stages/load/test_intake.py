@@ -14,7 +14,8 @@ import torch
 from ingot.artifacts.errors import IntakeError
 from ingot.stages.load.intake import inspect_source
 
-FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "gpt2", "bert")
+FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "gpt2", "bert", "roberta", "distilbert")
+ENCODERS = ("bert", "roberta", "distilbert")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -24,15 +25,16 @@ def test_facts_are_those_that_transformers_finds_when_it_loads_the_model(tiny_ch
     directory = tiny_checkpoint(family)
     facts = inspect_source(directory)
     config = transformers.AutoConfig.from_pretrained(directory)
-    # The pooler of BERT has no part in the last hidden state, which is what Ingot exports.
-    options = {"add_pooling_layer": False} if family == "bert" else {}
+    # The pooler of an encoder has no part in the last hidden state, which is what Ingot exports.
+    options = {"add_pooling_layer": False} if family in ("bert", "roberta") else {}
     model = getattr(transformers, facts.architecture).from_pretrained(directory, **options)
     assert facts.parameters == model.num_parameters()
-    assert facts.task == ("encoder" if family == "bert" else "causal-lm")
+    assert facts.task == ("encoder" if family in ENCODERS else "causal-lm")
     assert facts.tied == (family in ("llama-tied", "qwen2", "qwen3", "gpt2"))
     assert (facts.model_type, facts.vocabulary) == (config.model_type, config.vocab_size)
     assert (facts.layers, facts.hidden) == (config.num_hidden_layers, config.hidden_size)
-    assert facts.context == config.max_position_embeddings == 128
+    # RoBERTa's table of positions has a row for each id up to that of padding, 2, before the first.
+    assert facts.context == config.max_position_embeddings - (3 if family == "roberta" else 0) == 128
     assert facts.weight_bytes == (directory / "model.safetensors").stat().st_size
     assert facts.dtype == "float32"
 

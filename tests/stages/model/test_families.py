@@ -19,7 +19,12 @@ CLASSES = {
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {"head_dim": 24}),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_embd": 24, "n_layer": 3, "n_head": 4, "n_inner": 40}),
     "bert": ("BertModel", "BertConfig", {}),
+    "roberta": ("RobertaModel", "RobertaConfig", {}),
+    "xlm-roberta": ("XLMRobertaModel", "XLMRobertaConfig", {}),
+    "distilbert": ("DistilBertModel", "DistilBertConfig", {"hidden_dim": 40}),
 }
+ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert")
+
 SHAPE = {
     "vocab_size": 96, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
     "num_attention_heads": 4,
@@ -34,7 +39,7 @@ def built(family: str, tmp_path: Path, **more: Any) -> tuple[Architecture, Any]:
     import transformers
 
     class_name, config_name, values = CLASSES[family]
-    shape: dict[str, Any] = {**SHAPE, **(GROUPED if family not in ("bert", "gpt2") else {})}
+    shape: dict[str, Any] = {**SHAPE, **(GROUPED if family not in (*ENCODERS, "gpt2") else {})}
     config = getattr(transformers, config_name)(**{**shape, **values, **more})
     with torch.device("meta"):
         model = getattr(transformers, class_name)(config)
@@ -68,8 +73,8 @@ def test_linears_are_the_linear_modules_of_transformers(family: str, tied: bool,
         shape = (linear.out_features, linear.in_features)
         found[linear.name] = (shape[::-1] if linear.stored_in_out else shape, linear.bias)
     assert found == expected
-    assert ours.tied == (tied and family != "bert")
-    assert ours.lm_head == (None if ours.tied or family == "bert" else "lm_head.weight")
+    assert ours.tied == (tied and family not in ENCODERS)
+    assert ours.lm_head == (None if ours.tied or family in ENCODERS else "lm_head.weight")
 
 
 @pytest.mark.parametrize("family", CLASSES)
@@ -147,6 +152,16 @@ def test_a_value_that_the_graph_cannot_compute_is_named(change: dict[str, Any], 
     with pytest.raises(IntakeError, match=message) as caught:
         architecture({**LLAMA, **change}, "config.json")
     assert caught.value.where == "config.json"
+
+
+def test_positions_of_roberta_start_behind_padding() -> None:
+    config = {"model_type": "roberta", **SHAPE, "max_position_embeddings": 514, "pad_token_id": 1}
+    found = architecture(config, "config.json")
+    assert (found.context, found.position_offset, found.position_padding) == (512, 2, 1)
+    with pytest.raises(IntakeError, match="leaves no position behind pad_token_id, 513"):
+        architecture({**config, "pad_token_id": 513}, "config.json")
+    with pytest.raises(IntakeError, match="pad_token_id: -1 is not a token's id"):
+        architecture({**config, "pad_token_id": -1}, "config.json")
 
 
 def test_a_bert_with_a_trained_task_head_is_refused_rather_than_stripped() -> None:

@@ -16,7 +16,16 @@ from safetensors.numpy import load_file
 if TYPE_CHECKING:
     from ingot.artifacts.manifest import Artifact
 
-LINEARS = {"llama": 15, "llama-tied": 14, "qwen2": 14, "qwen3": 14, "gpt2": 8, "bert": 12}
+LINEARS = {
+    "llama": 15,
+    "llama-tied": 14,
+    "qwen2": 14,
+    "qwen3": 14,
+    "gpt2": 8,
+    "bert": 12,
+    "roberta": 12,
+    "distilbert": 12,
+}
 
 
 @pytest.fixture
