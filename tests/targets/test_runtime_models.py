@@ -28,7 +28,9 @@ def session(run_stage: Callable[..., Any], checkpoint: Path) -> Iterator[onnx.On
         opened.close()
 
 
-def generated_by_transformers(directory: Path, prompts: list[list[int]], **settings: object) -> list[list[int]]:
+def generated_by_transformers(
+    directory: Path, prompts: list[list[int]], **settings: object
+) -> list[list[int]]:
     """Each prompt alone, without padding or batch."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -37,7 +39,9 @@ def generated_by_transformers(directory: Path, prompts: list[list[int]], **setti
     rows = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, **settings)
+        whole = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, **settings
+        )
         new = whole[0, len(prompt) :].tolist()
         rows.append(new[: new.index(1)] if 1 in new else new)
     return rows
