@@ -12,6 +12,8 @@ from typing import Literal
 
 Task = Literal["causal-lm", "encoder", "seq2seq-lm"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+# Of the scale of a root-mean-square norm, Gemma stores what it has above one.
+NormKind = Literal["rms", "rms_above_one", "layer"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Norm:
 class Rope:
     """Rotary position embedding (arXiv:2104.09864) in the half-split order.
 
-    dim: rotated features of a head.  kind: how the frequencies are scaled for longer contexts, with the
+    dim: the features of a head that are rotated, from the first on.  kind: how the frequencies are scaled for longer contexts, with the
     numbers that kind needs (factor, ...) in ``scaling``.
     """
 
@@ -71,9 +73,12 @@ class RelativeBias:
 class Attention:
     """One attention block.
 
-    inputs: the maps that give query, key and value: three, or one whose output holds them side by side.
-    scale: what the scores are multiplied by.  window: how many positions a query sees, itself included;
-    None for all.  query_norm, key_norm: normalizations of each head before its rotation.
+    inputs: the maps that give query, key and value: three, or one whose output holds them side by side, for
+    every head anew where it is ``interleaved``.
+    scale: what the scores are multiplied by.  softcap: c of c·tanh(score / c), taken before the mask.
+    window: how many positions a query sees, itself included; None for all.
+    query_norm, key_norm: normalizations of each head before its rotation.
+    rope: of this block, where it is another than the architecture's.
     """
 
     inputs: tuple[Linear, ...]
@@ -82,31 +87,75 @@ class Attention:
     window: int | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    rope: Rope | None = None
+    softcap: float | None = None
+    interleaved: bool = False
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """down(activation(up x)), or down(activation(gate x) * up x) where there is a gate."""
+    """down(activation(up x)), or down(activation(gate x) * up x) where there is a gate.
+
+    gate_in_up: the first half of what ``up`` gives is the gate's.
+    """
 
     up: Linear
     down: Linear
     gate: Linear | None = None
+    gate_in_up: bool = False
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """Its maps in the order of computation."""
+        return (*((self.gate,) if self.gate else ()), self.up, self.down)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A sparse mixture of experts (arXiv:2401.04088, section 2.1): each token goes through a few of many.
+
+    router: gives each expert's logit; its softmax is the experts' weights.  chosen: how many of the heaviest
+    a token goes through; normalized: their weights are divided by their sum.
+    shared: goes beside them for every token, weighted by the sigmoid of ``shared_gate``.
+    Router and shared gate decide and are small, so they are never quantized.
+    """
+
+    router: Linear
+    experts: tuple[FeedForward, ...]
+    chosen: int
+    normalized: bool
+    shared: FeedForward | None = None
+    shared_gate: Linear | None = None
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The maps that may be quantized, in the order of computation."""
+        blocks = (*self.experts, *((self.shared,) if self.shared else ()))
+        return tuple(linear for block in blocks for linear in block.linears)
+
+    @property
+    def gates(self) -> tuple[Linear, ...]:
+        """The maps that stay in floating point."""
+        return (self.router, *((self.shared_gate,) if self.shared_gate else ()))
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One block; whether its norms stand before or after is the architecture's ``norm_first``.
+    """One block; where its norms stand is said by the architecture's ``norm_first`` and ``parallel``.
 
+    attention_post_norm, feed_forward_post_norm: of what a block gives, before it is added (Gemma 2).
     cross_attention: attention to what an encoder made of the source, between the other two.
     """
 
     index: int
     attention: Attention
     attention_norm: Norm
-    feed_forward: FeedForward
+    feed_forward: FeedForward | Mixture
     feed_forward_norm: Norm
     cross_attention: Attention | None = None
     cross_attention_norm: Norm | None = None
+    attention_post_norm: Norm | None = None
+    feed_forward_post_norm: Norm | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +163,14 @@ class Architecture:
     """A network of one of the known families.
 
     hidden, heads, kv_heads, head_dim, vocabulary: sizes.  context: the longest sequence, in tokens.
-    norm: root mean square or layer normalization; norm_first: x + f(norm(x)), else norm(x + f(x)).
+    norm: root mean square or layer normalization; norm_first: x + f(norm(x)), else norm(x + f(x)); parallel:
+    x + attention(norm(x)) + feed_forward(norm(x)), both of the layer's own x.
     embedding, position_embedding, token_type_embedding: tensor names; token_types: rows of the last.
     position_offset: rows of the position embedding before that of position 0.  position_padding: the id of a
     padding token that takes no position: it gets the row before that of position 0.  relative_bias: of all
     layers.  embedding_scale: what token embeddings are multiplied by.  head_scale: what goes into the head
-    is.  head_bias: tensor name of [1, vocabulary], added to the logits.
+    is.  head_bias: tensor name of [1, vocabulary], added to the logits.  logit_softcap: c of c·tanh(x / c).
+    embedding_in, embedding_out: maps between token embeddings that are narrower than hidden and the layers.
     head: the output head, None when it is the token embedding (``tied``) or when there is none.  ignored:
     shell patterns of tensors that a checkpoint may hold and that this network does not use.
     encoder: the half that reads the source, of a `seq2seq-lm`; all else is then of the half that writes the
@@ -135,7 +186,7 @@ class Architecture:
     vocabulary: int
     context: int
     activation: Activation
-    norm: Literal["rms", "layer"]
+    norm: NormKind
     norm_eps: float
     norm_first: bool
     embedding: str
@@ -157,6 +208,15 @@ class Architecture:
     head_bias: str | None = None
     encoder: Architecture | None = None
     decoder_start: int | None = None
+    parallel: bool = False
+    logit_softcap: float | None = None
+    embedding_in: Linear | None = None
+    embedding_out: Linear | None = None
+
+    @property
+    def embedding_width(self) -> int:
+        """Features of a token's embedding."""
+        return self.embedding_in.in_features if self.embedding_in else self.hidden
 
     @property
     def lm_head(self) -> str | None:
@@ -166,11 +226,11 @@ class Architecture:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """Every linear weight that may be quantized, in the order of computation."""
-        found: list[Linear] = list(self.encoder.linears) if self.encoder else []
+        found: list[Linear | None] = list(self.encoder.linears) if self.encoder else []
+        found.append(self.embedding_in)
         for layer in self.layers:
-            forward = layer.feed_forward
-            gate = (forward.gate,) if forward.gate else ()
             for attention in (layer.attention, layer.cross_attention):
                 found += [*attention.inputs, attention.output] if attention else []
-            found += [*gate, forward.up, forward.down]
-        return (*found, self.head) if self.head else tuple(found)
+            found += layer.feed_forward.linears
+        found += [self.embedding_out, self.head]
+        return tuple(linear for linear in found if linear is not None)
