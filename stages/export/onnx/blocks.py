@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ....artifacts.errors import StageError
 
 if TYPE_CHECKING:
-    from ...model.families import Architecture, Attention, FeedForward, Layer, Norm
+    from ...model.families import Architecture, Attention, FeedForward, Layer, Linear, Norm
     from .graph import GraphBuilder
     from .linear import LinearWriter
     from .weights import Weights
@@ -22,6 +22,17 @@ class Past:
     value: str
     present_key: str
     present_value: str
+
+
+@dataclass(frozen=True)
+class Cross:
+    """What one layer attends to of the source: key and value float32 [batch, kv_heads, source, head_dim], and
+    the mask float32 [batch, 1, sequence, source].
+    """
+
+    key: str
+    value: str
+    mask: str
 
 
 @dataclass(frozen=True)
@@ -73,15 +84,25 @@ class BlockWriter:
         shift = (graph.add(self._weights.floats(norm.bias, (width,))),) if norm.bias else ()
         return graph.node("LayerNormalization", value, scale, *shift, axis=-1, epsilon=epsilon)
 
-    def layer(self, state: str, layer: Layer, mask: str, past: Past | None, rotation: Rotation | None) -> str:
+    def layer(
+        self,
+        state: str,
+        layer: Layer,
+        mask: str,
+        past: Past | None,
+        rotation: Rotation | None,
+        cross: Cross | None = None,
+    ) -> str:
         """[rows, hidden] → [rows, hidden]; see :meth:`attention` for mask and past."""
         if self._architecture.norm_first:
             value = self._layer_norm(state, layer.attention_norm)
             state = self._add(state, self.attention(value, layer.attention, mask, past, rotation))
+            state = self._cross(state, layer, cross)
             value = self._layer_norm(state, layer.feed_forward_norm)
             return self._add(state, self.feed_forward(value, layer.feed_forward))
         state = self._add(state, self.attention(state, layer.attention, mask, past, rotation))
         state = self._layer_norm(state, layer.attention_norm)
+        state = self._cross(state, layer, cross)
         state = self._add(state, self.feed_forward(state, layer.feed_forward))
         return self._layer_norm(state, layer.feed_forward_norm)
 
@@ -90,7 +111,7 @@ class BlockWriter:
     ) -> str:
         """[rows, hidden] → [rows, hidden].
 
-        mask: float32 [batch, 1, sequence, total], added to the scores.  With a past, total is past and
+        mask: float32 [batch or 1, heads or 1, sequence, total], added to the scores.  With a past, total is past and
         sequence together, and the cache that includes this step is written to the present outputs.
         """
         graph, model = self._graph, self._architecture
@@ -113,6 +134,25 @@ class BlockWriter:
         mixed = self._attend((query, key, state), attention.scale, mask, past)
         return self._linears.linear(self.join_rows(mixed, widths[0]), attention.output)
 
+    def cross_attention(self, value: str, attention: Attention, cross: Cross) -> str:
+        """[rows, hidden] → [rows, hidden], with keys and values that :meth:`cross_part` made."""
+        graph, model = self._graph, self._architecture
+        width = model.heads * model.head_dim
+        query = self.by_head(self._linears.linear(value, attention.inputs[0]), model.heads)
+        mixed = graph.node("Attention", query, cross.key, cross.value, cross.mask, scale=attention.scale)
+        rows = self.join_rows(graph.node("Transpose", mixed, perm=(0, 2, 1, 3)), width)
+        return self._linears.linear(rows, attention.output)
+
+    def cross_part(self, source: str, linear: Linear) -> str:
+        """A layer's keys or values of the source: [rows, hidden] → [batch, kv_heads, source, head_dim]."""
+        return self.by_head(self._linears.linear(source, linear), self._architecture.kv_heads)
+
+    def by_head(self, value: str, heads: int) -> str:
+        """[rows, heads·head_dim] → [batch, heads, sequence, head_dim]."""
+        graph = self._graph
+        shape = graph.node("Concat", self._shape, graph.ints(heads, self._architecture.head_dim), axis=0)
+        return graph.node("Transpose", graph.node("Reshape", value, shape), perm=(0, 2, 1, 3))
+
     def feed_forward(self, value: str, block: FeedForward) -> str:
         """[rows, hidden] → [rows, hidden]."""
         opened = self._linears.linear(value, block.gate or block.up)
@@ -120,6 +160,15 @@ class BlockWriter:
         if block.gate is not None:
             active = self._graph.node("Mul", active, self._linears.linear(value, block.up))
         return self._linears.linear(active, block.down)
+
+    def _cross(self, state: str, layer: Layer, cross: Cross | None) -> str:
+        if cross is None or layer.cross_attention is None or layer.cross_attention_norm is None:
+            return state
+        if self._architecture.norm_first:
+            value = self._layer_norm(state, layer.cross_attention_norm)
+            return self._add(state, self.cross_attention(value, layer.cross_attention, cross))
+        state = self._add(state, self.cross_attention(state, layer.cross_attention, cross))
+        return self._layer_norm(state, layer.cross_attention_norm)
 
     def _add(self, state: str, update: str) -> str:
         return self._graph.node("Add", state, update)
