@@ -68,16 +68,23 @@ def main_dtype(tensors: TensorSource, model: Architecture) -> str:
 
 def _tensors(model: Architecture) -> Iterator[tuple[str, Shape]]:
     hidden = (model.hidden,)
+    if model.encoder:
+        yield from _tensors(model.encoder)
     yield model.embedding, (model.vocabulary, model.hidden)
     if model.position_embedding:
         yield model.position_embedding, (model.context + model.position_offset, model.hidden)
     if model.token_type_embedding:
         yield model.token_type_embedding, (None, model.hidden)
+    if model.relative_bias:
+        yield model.relative_bias.table, (model.relative_bias.buckets, model.heads)
+    if model.head_bias:
+        yield model.head_bias, (1, model.vocabulary)
     yield from _norm(model.embedding_norm, hidden)
     for layer in model.layers:
         yield from _norm(layer.attention_norm, hidden)
         yield from _norm(layer.attention.query_norm, (model.head_dim,))
         yield from _norm(layer.attention.key_norm, (model.head_dim,))
+        yield from _norm(layer.cross_attention_norm, hidden)
         yield from _norm(layer.feed_forward_norm, hidden)
     yield from _norm(model.final_norm, hidden)
     for linear in model.linears:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from ....artifacts.errors import IntakeError, nearest
 from .architecture import Activation, Architecture, Attention, FeedForward, Layer, Linear, Norm, Rope, Task
+from .bart import bart
 from .bert import bert
 from .config import ConfigReader
 from .distilbert import distilbert
 from .gpt2 import gpt2
 from .llama import llama, mistral, qwen2, qwen3
 from .roberta import roberta, xlm_roberta
+from .t5 import mt5, t5
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -25,14 +27,17 @@ __all__ = [
 ]  # fmt: skip
 
 FAMILIES: Mapping[str, Callable[[ConfigReader], Architecture]] = {
+    "bart": bart,
     "bert": bert,
     "distilbert": distilbert,
     "gpt2": gpt2,
     "llama": llama,
     "mistral": mistral,
+    "mt5": mt5,
     "qwen2": qwen2,
     "qwen3": qwen3,
     "roberta": roberta,
+    "t5": t5,
     "xlm-roberta": xlm_roberta,
 }
 
