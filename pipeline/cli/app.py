@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...artifacts.errors import RecipeError, nearest
-from .streams import never_fail
+from .streams import colour, never_fail
 
 # name: (module, one line of help). The line stands here so that `ingot --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -81,7 +81,7 @@ def main(args: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     never_fail()
     try:
-        code = ingot.main(args=args, prog_name="ingot", standalone_mode=False)
+        code = ingot.main(args=args, prog_name="ingot", standalone_mode=False, color=colour())
         sys.stdout.flush()
     except click.exceptions.Exit as ended:
         code = ended.exit_code

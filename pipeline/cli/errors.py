@@ -11,6 +11,7 @@ import traceback
 import click
 
 from ...artifacts.errors import IngotError, Interrupted, to_json
+from .streams import colour
 
 # What a shell says of a program that Ctrl-C ended: 128 and the number of SIGINT.
 STOPPED = 130
@@ -20,7 +21,7 @@ CRASHED = 4
 
 def show_error(error: IngotError) -> None:
     """Prints one error on standard error: `error:`, and below it `where:` and `fix:` where they are known."""
-    click.echo(click.style("error: ", fg="red", bold=True) + error.what, err=True)
+    click.echo(click.style("error: ", fg="red", bold=True) + error.what, err=True, color=colour())
     if error.where:
         click.echo(f"  where: {error.where}", err=True)
     if error.fix:

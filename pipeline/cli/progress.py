@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from ..events import (
-    Event,
-    Heartbeat,
-    NodeFinished,
-    NodeStarted,
-    Note,
-    Progress,
-)
+from ..events import Event, NodeFinished, NodeStarted, Note
 from ..units import show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
+NAME_WIDTH = 24
 SYMBOLS = {"hit": "cached", "built": "built", "failed": "FAILED", "blocked": "blocked"}
 COLOURS = {"hit": "cyan", "built": "green", "failed": "red", "blocked": "yellow"}
 
@@ -64,8 +56,12 @@ class View(Protocol):
 
 
 def view() -> View:
-    """The view that suits standard error."""
-    return LiveView() if sys.stderr.isatty() else PlainView()
+    """The view that suits standard error: a live one on a terminal that can move its cursor."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        return PlainView()
+    from .live import LiveView
+
+    return LiveView()
 
 
 def finished_line(event: NodeFinished) -> str:
@@ -73,8 +69,13 @@ def finished_line(event: NodeFinished) -> str:
     label = click.style(f"{SYMBOLS[event.state]:>7}", fg=COLOURS[event.state])
     if event.state == "built":
         cost = f"{show_seconds(event.seconds):>10}  {show_bytes(event.max_rss_bytes):>9}"
-        return f"{label}  {event.node:<24} {cost}"
-    return f"{label}  {event.node:<24} {event.reason}"
+        return f"{label}  {event.node:<{NAME_WIDTH}} {cost}"
+    return f"{label}  {event.node:<{NAME_WIDTH}} {event.reason}"
+
+
+def note_line(event: Note) -> str:
+    """A stage's remark under its name."""
+    return f"{'note':>7}  {event.node:<{NAME_WIDTH}} {event.text}"
 
 
 class PlainView:
@@ -83,9 +84,9 @@ class PlainView:
     def __call__(self, event: Event) -> None:
         """Prints the event's line, if it has one."""
         if isinstance(event, NodeStarted):
-            click.echo(f"{'running':>7}  {event.node:<24} {event.stage}", err=True)
+            click.echo(f"{'running':>7}  {event.node:<{NAME_WIDTH}} {event.stage}", err=True)
         elif isinstance(event, Note):
-            click.echo(f"{'note':>7}  {event.node:<24} {event.text}", err=True)
+            click.echo(note_line(event), err=True)
         elif isinstance(event, NodeFinished):
             click.echo(finished_line(event), err=True)
 
@@ -96,68 +97,3 @@ class PlainView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
-
-
-class LiveView:
-    """Finished nodes scroll up; below, a line a running node: its share, memory and time left."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bars: Bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.fields[node]:<24}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[memory]:>9}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[what]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, event: Event) -> None:
-        """Updates the line of the event's node."""
-        if isinstance(event, NodeStarted):
-            self._tasks[event.node] = self._bars.add_task(
-                "", node=event.node, what=event.stage, memory="", total=None
-            )
-        elif isinstance(event, Progress) and event.node in self._tasks:
-            what = event.what if len(event.what) <= 40 else f"…{event.what[-39:]}"
-            self._bars.update(
-                self._tasks[event.node], completed=event.done, total=event.total or None, what=what
-            )
-        elif isinstance(event, Heartbeat) and event.node in self._tasks:
-            self._bars.update(self._tasks[event.node], memory=show_bytes(event.rss_bytes))
-        elif isinstance(event, Note):
-            self._print(f"{'note':>7}  {event.node:<24} {event.text}")
-        elif isinstance(event, NodeFinished):
-            if event.node in self._tasks:
-                self._bars.remove_task(self._tasks.pop(event.node))
-            self._print(finished_line(event))
-
-    def _print(self, line: str) -> None:
-        from rich.text import Text
-
-        self._bars.console.print(Text.from_ansi(line))
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()

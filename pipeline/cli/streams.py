@@ -1,9 +1,10 @@
-"""Standard output and standard error where the terminal's character set lacks what Ingot writes."""
+"""Standard output and standard error: characters that the terminal lacks, and colours that nobody wants."""
 
 from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 
 HANDLER = "ingot-plain"
@@ -29,6 +30,11 @@ def never_fail() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
+
+
+def colour() -> bool | None:
+    """False where the person wants none (https://no-color.org); None leaves it to what the stream is."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def nearest_plain(error: UnicodeError) -> tuple[str, int]:
