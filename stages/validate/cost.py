@@ -50,18 +50,18 @@ class CostParams:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured here: the parameters, fitted to the model's context and to this machine."""
+    """What is measured: the parameters, fitted to the model's task and context."""
 
     task: str
     prefill_tokens: int
     decode_tokens: int
-    threads: int
 
 
 @dataclass(frozen=True)
 class Series:
-    """Samples by metric and side, in the order in which they were taken. steps: decode times of single
-    tokens.
+    """Samples by metric and side, in the order in which they were taken.
+
+    steps: the times of single decoded tokens, in ms, by side.
     """
 
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -142,9 +142,7 @@ def _busy_share() -> float:
 
 
 def artifact_size(artifact: Artifact, source: Artifact) -> dict[str, object]:
-    """The graph with its weights against the safetensors it came from; tokenizer and configs are in
-    neither.
-    """
+    """The graph with its weights against the safetensors it came from, both without tokenizer and configs."""
     from .measures import metric
 
     value = sum(file.size for file in artifact.record.files if file.path.startswith(MODEL_FILES))
@@ -165,12 +163,15 @@ def measure(
     try:
         for side, directory in directories.items():
             opened[side] = SideProcess(directory, threads)
+        for process in opened.values():
+            # A neighbour that is still importing would slow the first load.
+            process.wait_until_ready()
         loaded = {}
         for side, process in opened.items():
             loaded[side] = process.ask("load")
             series.add("load_ms", side, float(str(loaded[side]["ms"])))
         about = loaded[next(iter(directories))]
-        plan = fit(params, str(about["task"]), int(str(about["context"])), threads)
+        plan = fit(params, str(about["task"]), int(str(about["context"])))
         for process in opened.values():
             # The first run of a graph allocates; what follows is what a user of a running program meets.
             process.ask("prefill", plan.prefill_tokens)
@@ -190,12 +191,12 @@ def measure(
     return plan, {**{name: about[name] for name in names}, "empty_process_bytes": baseline}
 
 
-def fit(params: CostParams, task: str, context: int, threads: int) -> Plan:
+def fit(params: CostParams, task: str, context: int) -> Plan:
     """The plan for a model's context: decoding takes half of it at most, and the prompt what remains."""
     if task != "causal-lm":
-        return Plan(task, min(params.prefill_tokens, context), 0, threads)
+        return Plan(task, min(params.prefill_tokens, context), 0)
     decode = min(params.decode_tokens, max(1, context // 2))
-    return Plan(task, max(1, min(params.prefill_tokens, context - decode)), decode, threads)
+    return Plan(task, max(1, min(params.prefill_tokens, context - decode)), decode)
 
 
 def _pass(series: Series, side: str, process: SideProcess, plan: Plan) -> None:

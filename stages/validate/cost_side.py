@@ -36,11 +36,15 @@ class SideProcess:
         )
         self._ready = False
 
-    def ask(self, what: str, tokens: int = 0) -> Mapping[str, object]:
-        """The child's answer; the first one waits until it has imported what it needs."""
+    def wait_until_ready(self) -> None:
+        """Returns when the child has imported all that it needs."""
         if not self._ready:
             self._receive()
             self._ready = True
+
+    def ask(self, what: str, tokens: int = 0) -> Mapping[str, object]:
+        """The child's answer."""
+        self.wait_until_ready()
         stream = self._process.stdin
         assert stream is not None  # noqa: S101 - it is a pipe
         try:

@@ -88,12 +88,12 @@ def test_an_encoder_is_not_decoded(measure: Callable[..., Any]) -> None:
     [(2048, 128, 32), (160, 128, 32), (100, 68, 32), (20, 10, 10), (1, 1, 1)],
 )
 def test_prompt_and_decoding_fit_into_the_context(context: int, prefill: int, decode: int) -> None:
-    plan = fit(CostParams(), "causal-lm", context, threads=1)
+    plan = fit(CostParams(), "causal-lm", context)
     assert (plan.prefill_tokens, plan.decode_tokens) == (prefill, decode)
 
 
 def test_an_encoder_may_use_its_whole_context() -> None:
-    plan = fit(CostParams(prefill_tokens=64), "encoder", 40, threads=1)
+    plan = fit(CostParams(prefill_tokens=64), "encoder", 40)
     assert (plan.prefill_tokens, plan.decode_tokens) == (40, 0)
 
 
@@ -109,6 +109,9 @@ class FakeSide:
     def __init__(self, directory: str, threads: int) -> None:
         self.name = directory
         FakeSide.asked.append(f"{self.name} start")
+
+    def wait_until_ready(self) -> None:
+        FakeSide.asked.append(f"{self.name} wait")
 
     def ask(self, what: str, tokens: int = 0) -> dict[str, Any]:
         FakeSide.asked.append(f"{self.name} {what}")
@@ -135,7 +138,7 @@ def test_sides_take_turns_and_the_first_turn_alternates(
         for name, path in (("reference", "R"), ("artifact", "A"))
     }
     run_stage("validate.cost", {**sides, "source": source}, repeats=2, passes=2)
-    one = ["start", "load", "prefill"]
+    one = ["start", "wait", "load", "prefill"]
     first = [f"{side} {what}" for what in one for side in "RA"]
     first += [f"{side} {what}" for side in "RAAR" for what in ("prefill", "decode")]
     second = [line.translate(str.maketrans("RA", "AR")) for line in first]
