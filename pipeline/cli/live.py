@@ -1,4 +1,4 @@
-"""The live view of a run: what is finished scrolls up; below it, one line for each running node, cut to fit."""
+"""The live view of a run: what is finished scrolls up; below it, one line a running node, cut to fit."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ class LiveView:
     def _drawing(self) -> Text:
         from rich.text import Text
 
-        now, width = time.monotonic(), self._console.width
+        # One column stays free: a line that fills the last one may already count as two.
+        now, width = time.monotonic(), self._console.width - 1
         lines = [running_line(row, now, width) for row in list(self._rows.values())]
         return Text("\n".join(lines), no_wrap=True, overflow="crop")
 

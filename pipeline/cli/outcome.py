@@ -11,6 +11,9 @@ from ..metrics import METRICS
 from ..units import show, show_delta
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
     from rich.table import Table
 
     from ..gate import MetricResult
@@ -18,6 +21,14 @@ if TYPE_CHECKING:
     from ..run import Run
 
 WIDTH = 100
+UNBOUNDED = 1000
+INTERVAL = "90 % interval"
+# The columns of the table, and those that are left on ever narrower terminals.
+CHOICES = (
+    ("reference", "artifact", "change", INTERVAL),
+    ("reference", "artifact", "change"),
+    ("artifact", "change"),
+)
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "unverified": "yellow", "error": "red"}
 
 
@@ -30,7 +41,7 @@ def show_run(finished: Run) -> None:
     for target in finished.report.targets.values():
         console.print()
         if target.metrics:
-            console.print(metric_table(target))
+            console.print(fitting_table(target, console))
         verdict = click.style(f" {target.status.upper()} ", fg="white", bg=COLOURS[target.status], bold=True)
         click.echo(f"{verdict} {target.name}" + (f": {target.explanation}" if target.explanation else ""))
         for check in target.checks:
@@ -46,8 +57,18 @@ def show_run(finished: Run) -> None:
     click.echo(f"report:    {finished.report_path}")
 
 
-def metric_table(target: TargetReport) -> Table:
-    """Reference, artifact and difference with its interval, a line a metric."""
+def fitting_table(target: TargetReport, console: Console) -> Table:
+    """The table of a target with as many of its columns as the terminal has room for."""
+    unbounded = console.options.update(max_width=UNBOUNDED)
+    tables = [metric_table(target, headings) for headings in CHOICES]
+    fitting = (
+        table for table in tables if console.measure(table, options=unbounded).maximum <= console.width
+    )
+    return next(fitting, tables[-1])
+
+
+def metric_table(target: TargetReport, headings: Sequence[str]) -> Table:
+    """A line a metric with the columns that ``headings`` name."""
     from rich import box
     from rich.table import Table
 
@@ -55,25 +76,26 @@ def metric_table(target: TargetReport) -> Table:
         title=f"{target.name}  [dim]{target.format}[/dim]", title_justify="left", box=box.SIMPLE_HEAD
     )
     table.add_column("", no_wrap=True)
-    for heading in ("reference", "artifact", "change"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("90 % interval", justify="right", style="dim", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True, style="dim" if heading == INTERVAL else None)
     order = list(METRICS)
     for name in sorted(target.metrics, key=lambda each: order.index(each) if each in order else len(order)):
         title = METRICS[name].title if name in METRICS else name
-        table.add_row(title, *_cells(target.metrics[name]))
+        cells = _cells(target.metrics[name])
+        table.add_row(title, *(cells[heading] for heading in headings))
     return table
 
 
-def _cells(metric: MetricResult) -> tuple[str, str, str, str]:
+def _cells(metric: MetricResult) -> dict[str, str]:
+    """A metric's cells by the heading of their column."""
     interval = ""
     if metric.low is not None and metric.high is not None and metric.low != metric.high:
         unit = metric.unit if metric.unit == "fraction" else ""
         low, high = (show_delta(edge, unit, metric.comparison) for edge in (metric.low, metric.high))
         interval = f"{low} … {high}"
-    return (
-        show(metric.reference, metric.unit),
-        show(metric.value, metric.unit),
-        show_delta(metric.delta, metric.unit, metric.comparison),
-        interval,
-    )
+    return {
+        "reference": show(metric.reference, metric.unit),
+        "artifact": show(metric.value, metric.unit),
+        "change": show_delta(metric.delta, metric.unit, metric.comparison),
+        INTERVAL: interval,
+    }
