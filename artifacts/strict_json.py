@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+
+# The largest tokenizers of today come to about two million. A value of a few bytes takes 50 to 400 in memory.
+MAX_VALUES = 4_000_000
 
 
-def parse_object(data: bytes) -> dict[str, object]:
+def parse_object(data: bytes, most_values: int = MAX_VALUES) -> dict[str, object]:
     """The JSON object in ``data``, UTF-8.
 
-    Raises ValueError, with a message that follows "it", when it is not JSON, not an object, nested too deep,
-    holds NaN or an infinity, or says a key twice.
+    most_values: how many values it may hold, names not counted; as many are told from its punctuation, before
+    memory is spent on them. Raises ValueError, with a message that follows "it", when it is not JSON, not an
+    object, too large or nested too deep, holds a number that is not finite, or says a key twice.
     """
+    if sum(map(data.count, (b"{", b"[", b","))) > most_values:
+        raise ValueError(f"holds more than {most_values:,} values")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse
+        )
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -30,9 +39,16 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"has the key {key!r} twice")
+                raise ValueError(f"has the key {key[:80]!r} twice")
             seen.add(key)
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"holds {text[:80]}, which no number of a computer reaches")
+    return number
 
 
 def _refuse(text: str) -> object:

@@ -325,7 +325,9 @@ def test_a_file_without_a_proper_header_is_refused(tmp_path, content, message):
         ({"a": entry(), "__metadata__": {"n": 1}}, b"12", "__metadata__"),
         ({"a": entry(), "__metadata__": []}, b"12", "__metadata__"),
         (b'{"a":{"dtype":"U8","shape":[NaN],"data_offsets":[0,2]}}', b"12", "holds NaN"),
-        (b'{"a":' * 100_000, b"", "nested too deeply"),
+        (b'{"a":{"dtype":"U8","shape":[1e999],"data_offsets":[0,2]}}', b"12", "holds 1e999"),
+        (b'{"a":' * 10_000, b"", "nested too deeply"),
+        (b'{"a":' * 100_000, b"", "more entries than the limit"),
         (b'{"a":' + b"9" * 5000 + b"}", b"", "integer string"),
     ],
 )  # fmt: skip
@@ -347,8 +349,10 @@ def test_a_duplicate_key_inside_an_entry_is_refused(tmp_path):
 
 
 def test_more_tensors_than_any_model_has_are_refused(tmp_path):
-    header = dict.fromkeys(map(str, range(MAX_TENSORS + 1)), 0)
-    assert "over the limit" in refused(file_with(tmp_path / "model.safetensors", header))
+    header = {str(number): {} for number in range(MAX_TENSORS + 2)}
+    assert "more entries than the limit" in refused(file_with(tmp_path / "model.safetensors", header))
+    lists = {"a": [[]] * 2_000_000}
+    assert "holds more than 600,000 values" in refused(file_with(tmp_path / "lists.safetensors", lists))
 
 
 def test_what_is_not_a_regular_file_is_refused_without_waiting_for_it(tmp_path):
