@@ -70,7 +70,7 @@ def _tensors(model: Architecture) -> Iterator[tuple[str, Shape]]:
     hidden = (model.hidden,)
     if model.encoder:
         yield from _tensors(model.encoder)
-    yield model.embedding, (model.vocabulary, model.hidden)
+    yield model.embedding, (model.vocabulary, model.embedding_width)
     if model.position_embedding:
         yield model.position_embedding, (model.context + model.position_offset, model.hidden)
     if model.token_type_embedding:
@@ -84,10 +84,12 @@ def _tensors(model: Architecture) -> Iterator[tuple[str, Shape]]:
         yield from _norm(layer.attention_norm, hidden)
         yield from _norm(layer.attention.query_norm, (model.head_dim,))
         yield from _norm(layer.attention.key_norm, (model.head_dim,))
+        yield from _norm(layer.attention_post_norm, hidden)
         yield from _norm(layer.cross_attention_norm, hidden)
         yield from _norm(layer.feed_forward_norm, hidden)
+        yield from _norm(layer.feed_forward_post_norm, hidden)
     yield from _norm(model.final_norm, hidden)
-    for linear in model.linears:
+    for linear in (*model.linears, *model.gates):
         yield from _linear(linear)
 
 

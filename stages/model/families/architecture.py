@@ -45,14 +45,16 @@ class Norm:
 class Rope:
     """Rotary position embedding (arXiv:2104.09864) in the half-split order.
 
-    dim: the features of a head that are rotated, from the first on.  kind: how the frequencies are scaled for longer contexts, with the
-    numbers that kind needs (factor, ...) in ``scaling``.
+    dim: the features of a head that are rotated, from the first on.  kind: how the frequencies are scaled for
+    longer contexts, with the numbers that kind needs (factor, ...) in ``scaling``.  factors: what longrope
+    divides each frequency by, in a context up to the original one and in a longer one.
     """
 
     theta: float
     dim: int
-    kind: Literal["default", "linear", "llama3"] = "default"
+    kind: Literal["default", "linear", "llama3", "longrope"] = "default"
     scaling: Mapping[str, float] | None = None
+    factors: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -234,3 +236,9 @@ class Architecture:
             found += layer.feed_forward.linears
         found += [self.embedding_out, self.head]
         return tuple(linear for linear in found if linear is not None)
+
+    @property
+    def gates(self) -> tuple[Linear, ...]:
+        """Linear weights that are never quantized: the routers of mixtures."""
+        mixtures = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Mixture)]
+        return tuple(linear for mixture in mixtures for linear in mixture.gates)

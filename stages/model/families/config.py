@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
 
 from ....artifacts.errors import IntakeError
-from .architecture import Activation, Rope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from .architecture import Activation
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",
@@ -13,9 +17,9 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
-LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 class ConfigReader:
@@ -51,10 +55,23 @@ class ConfigReader:
             raise self.error(key, "is not a token's id")
         return value
 
+    def divided(self, key: str, by: str) -> int:
+        """The whole number of ``key`` over that of ``by``, which must divide it."""
+        value, parts = self.integer(key), self.integer(by)
+        if value % parts:
+            raise self.error(key, f"is not a multiple of {by}, {parts}")
+        return value // parts
+
     def number(self, key: str, default: float) -> float:
         """A finite number above zero."""
         value = self.config.get(key)
-        return default if value is None else self._positive(key, value)
+        return default if value is None else self.positive(key, value)
+
+    def positive(self, key: str, value: object) -> float:
+        """``value``, which ``key`` gave, as a finite number above zero."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise IntakeError(f"{key}: {value!r} is not a number above zero", where=self.where)
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -89,27 +106,16 @@ class ConfigReader:
         bare = self.tensor_names and not any(name.startswith(usual) for name in self.tensor_names)
         return "" if bare else usual
 
-    def rope(self, head_dim: int) -> Rope:
-        """Rotary parameters, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`."""
-        key = "rope_parameters" if self.config.get("rope_parameters") else "rope_scaling"
-        given = self.config.get(key) or {}
-        if not isinstance(given, Mapping):
-            raise self.error(key, "is not a mapping")
-        theta = self._positive(key, given.get("rope_theta", self.config.get("rope_theta", 10000.0)))
-        if given.get("partial_rotary_factor", 1.0) != 1.0:
-            raise self.error(key, "rotates a part of each head, which is not supported for this family")
-        kind = given.get("rope_type", given.get("type", "default"))
-        if kind == "default":
-            return Rope(theta, head_dim)
-        if kind == "linear":
-            return Rope(theta, head_dim, "linear", self._numbers(key, given, ("factor",)))
-        if kind == "llama3":
-            return Rope(theta, head_dim, "llama3", self._numbers(key, given, LLAMA3_KEYS))
-        raise self.error(key, "is of a type that is not supported", "use default, linear or llama3")
+    def holds(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor of that name, as it is or as the codes of a quantized one."""
+        return not self.tensor_names.isdisjoint((name, f"{name}.codes"))
 
     def windows(self, layers: int, sliding: Callable[[int], bool]) -> tuple[int | None, ...]:
-        """Each layer's window: `sliding_window` where `layer_types`, or else ``sliding``, says so."""
-        width = None if self.config.get("sliding_window") is None else self.integer("sliding_window")
+        """Each layer's window: `sliding_window` where `layer_types`, or else ``sliding``, says so.
+
+        Some configs say 0 for no window.
+        """
+        width = self.integer("sliding_window") if self.config.get("sliding_window") else None
         kinds = self.config.get("layer_types")
         if kinds is None:
             return tuple(width if width and sliding(index) else None for index in range(layers))
@@ -119,14 +125,3 @@ class ConfigReader:
         if "sliding_attention" in kinds and width is None:
             raise self.error("sliding_window", "is needed by layer_types")
         return tuple(width if kind == "sliding_attention" else None for kind in kinds)
-
-    def _numbers(self, key: str, given: Mapping[str, object], names: tuple[str, ...]) -> dict[str, float]:
-        missing = [name for name in names if name not in given]
-        if missing:
-            raise self.error(key, f"lacks {', '.join(missing)}")
-        return {name: self._positive(f"{key}.{name}", given[name]) for name in names}
-
-    def _positive(self, key: str, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise IntakeError(f"{key}: {value!r} is not a number above zero", where=self.where)
-        return float(value)

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 
 from .architecture import Architecture, Attention, FeedForward, Layer, Linear, Norm
 from .config import ConfigReader
+from .rope import USUAL, RopeKeys, rope
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What tells one member of the kin from another; functions ask the config."""
+    """What tells one member of the kin from another; functions ask the config.
+
+    activation: the key of the feed-forward's and its default.  tied: whether the head is the embedding where
+    the config does not say.
+    """
 
     accepted: str
     input_bias: Callable[[ConfigReader], bool]
@@ -23,13 +28,18 @@ class Variant:
     mlp_bias: Callable[[ConfigReader], bool]
     head_norms: bool
     windowed: Callable[[ConfigReader, int], bool]
+    activation: tuple[str, str] = ("hidden_act", "silu")
+    tied: bool = False
+    rope: RopeKeys = USUAL
 
 
-def _never(_reader: ConfigReader) -> bool:
+def never(_reader: ConfigReader) -> bool:
+    """No member of the kin of that sort has it."""
     return False
 
 
-def _attention_bias(reader: ConfigReader) -> bool:
+def attention_bias(reader: ConfigReader) -> bool:
+    """Whether the config asks for biases around attention."""
     return reader.flag("attention_bias", False)
 
 
@@ -38,12 +48,12 @@ def _qwen_window(reader: ConfigReader, index: int) -> bool:
 
 
 LLAMA = Variant(
-    "LlamaForCausalLM", _attention_bias, _attention_bias,
+    "LlamaForCausalLM", attention_bias, attention_bias,
     lambda reader: reader.flag("mlp_bias", False), False, lambda _reader, _index: False,
 )  # fmt: skip
-MISTRAL = Variant("MistralForCausalLM", _never, _never, _never, False, lambda _reader, _index: True)
-QWEN2 = Variant("Qwen2ForCausalLM", lambda _reader: True, _never, _never, False, _qwen_window)
-QWEN3 = Variant("Qwen3ForCausalLM", _attention_bias, _attention_bias, _never, True, _qwen_window)
+MISTRAL = Variant("MistralForCausalLM", never, never, never, False, lambda _reader, _index: True)
+QWEN2 = Variant("Qwen2ForCausalLM", lambda _reader: True, never, never, False, _qwen_window)
+QWEN3 = Variant("Qwen3ForCausalLM", attention_bias, attention_bias, never, True, _qwen_window)
 
 
 def llama(reader: ConfigReader, variant: Variant = LLAMA) -> Architecture:
@@ -58,7 +68,7 @@ def llama(reader: ConfigReader, variant: Variant = LLAMA) -> Architecture:
         raise reader.error("num_key_value_heads", f"does not divide num_attention_heads, {heads}")
     count, vocabulary = reader.integer("num_hidden_layers"), reader.integer("vocab_size")
     windows = reader.windows(count, lambda index: variant.windowed(reader, index))
-    tied = reader.flag("tie_word_embeddings", False)
+    tied = reader.flag("tie_word_embeddings", variant.tied)
     shape = _Shape(hidden, heads * head_dim, kv_heads * head_dim, reader.integer("intermediate_size"))
     return Architecture(
         model_type=str(reader.config["model_type"]),
@@ -69,7 +79,7 @@ def llama(reader: ConfigReader, variant: Variant = LLAMA) -> Architecture:
         head_dim=head_dim,
         vocabulary=vocabulary,
         context=reader.integer("max_position_embeddings"),
-        activation=reader.activation("hidden_act", "silu"),
+        activation=reader.activation(*variant.activation),
         norm="rms",
         norm_eps=reader.number("rms_norm_eps", 1e-6),
         norm_first=True,
@@ -77,7 +87,7 @@ def llama(reader: ConfigReader, variant: Variant = LLAMA) -> Architecture:
         layers=tuple(
             _layer(reader, variant, index, shape, head_dim**-0.5, windows[index]) for index in range(count)
         ),
-        rope=reader.rope(head_dim),
+        rope=rope(reader, head_dim, variant.rope),
         final_norm=Norm("model.norm.weight"),
         head=None if tied else Linear("lm_head.weight", "lm_head", vocabulary, hidden),
         tied=tied,
