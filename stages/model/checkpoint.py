@@ -5,6 +5,7 @@ Opening one reads headers alone and imports nothing heavy; tensors are mapped an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,26 @@ from .families import Architecture, architecture
 if TYPE_CHECKING:
     from ...artifacts.outbox import Outbox
 
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """What files of weights are called: the only one, or the index of many; all end in ``suffix``."""
+
+    single: str
+    index: str
+    suffix: str
+
+    def is_in(self, directory: Path) -> bool:
+        """Whether a directory has such weights, a dead symlink included."""
+        return bool(present(directory, (self.single, self.index)))
+
+
+SAFETENSORS = WeightLayout("model.safetensors", "model.safetensors.index.json", ".safetensors")
+PICKLED = WeightLayout("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin")
+
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+WEIGHTS_FILE = SAFETENSORS.single
+INDEX_FILE = SAFETENSORS.index
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_FILES = (
     TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -32,8 +50,15 @@ SIDECAR_FILES = (
 )  # fmt: skip
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
-# The largest tokenizers of today are about 35 MB.
-MAX_JSON_BYTES = 128 << 20
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+# The largest tokenizers of today are about 35 MB, the largest indices 10.
+MAX_TOKENIZER_BYTES = 64 << 20
+MAX_JSON_BYTES = 16 << 20
+# Plain on every file system and terminal: an index is data, and its shards' names become paths.
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+# Devices on Windows, whatever the suffix.
+RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -57,6 +82,7 @@ class Checkpoint:
         if index is not None and (odd := set(index).symmetric_difference(tensors.names())):
             name = min(odd)
             fault = "its shards lack" if name in index else "it does not name, though a shard holds it,"
+            name = name[:SHOWN_CHARACTERS]
             raise IntakeError(f"the index does not fit: {fault} {name!r}", where=str(directory / INDEX_FILE))
         return Checkpoint(directory, config, tensors)
 
@@ -82,52 +108,67 @@ def present(directory: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
 
 def read_object(path: Path) -> dict[str, object]:
     """The JSON object in a file; raises IntakeError when it is missing, too large or anything else."""
+    most_bytes = MAX_TOKENIZER_BYTES if path.name == TOKENIZER_FILE else MAX_JSON_BYTES
     try:
         with path.open("rb") as stream:
-            data = stream.read(MAX_JSON_BYTES + 1)
+            data = stream.read(most_bytes + 1)
     except OSError as error:
         fix = "give the directory that save_pretrained() wrote"
         raise IntakeError(
             f"{path.name} cannot be read: {error.strerror}", where=str(path), fix=fix
         ) from error
-    if len(data) > MAX_JSON_BYTES:
-        raise IntakeError(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB", where=str(path))
+    if len(data) > most_bytes:
+        raise IntakeError(f"{path.name} is larger than {most_bytes >> 20} MiB", where=str(path))
     try:
         return parse_object(data)
     except ValueError as error:
         raise IntakeError(f"{path.name} {error}", where=str(path)) from None
 
 
-def read_index(directory: Path) -> dict[str, str] | None:
+def read_index(directory: Path, layout: WeightLayout = SAFETENSORS) -> dict[str, str] | None:
     """Tensor name → shard of a sharded checkpoint; None where there is one file, which goes first as in
-    transformers. Raises IntakeError for a malformed index and for a shard outside of the directory.
+    transformers. Raises IntakeError for a malformed index and for shards that are not files of the directory.
     """
-    path = directory / INDEX_FILE
-    if (directory / WEIGHTS_FILE).exists() or not path.exists():
+    path = directory / layout.index
+    if (directory / layout.single).exists() or not path.exists():
         return None
     weight_map = read_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise IntakeError("the index has no weight_map", where=str(path))
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+        if not isinstance(shard, str) or not is_shard_name(shard, layout):
             raise IntakeError(
-                f"the index puts {name!r} into {shard!r}, which is not a safetensors file of this directory",
+                f"the index puts {name[:SHOWN_CHARACTERS]!r} into {str(shard)[:SHOWN_CHARACTERS]!r}, "
+                f"which is not the name of a {layout.suffix} file of this directory",
                 where=str(path),
             )
+    folded: dict[str, str] = {}
+    for shard in weight_map.values():
+        if folded.setdefault(shard.lower(), shard) != shard:
+            what = f"{folded[shard.lower()]} and {shard} are one file where letter case does not count"
+            raise IntakeError(what, where=str(path))
     return weight_map
 
 
-def weight_files(directory: Path, index: Mapping[str, str] | None) -> tuple[Path, ...]:
-    """The safetensors files of a checkpoint; raises IntakeError where they, or one shard, are missing."""
+def is_shard_name(name: str, layout: WeightLayout) -> bool:
+    """Whether a shard may be called that: a plain file name, which no system takes for anything else."""
+    plain = SHARD_NAME.fullmatch(name) is not None and RESERVED_NAME.fullmatch(name) is None
+    return plain and name.endswith(layout.suffix)
+
+
+def weight_files(
+    directory: Path, index: Mapping[str, str] | None, layout: WeightLayout = SAFETENSORS
+) -> tuple[Path, ...]:
+    """The files of weights of a checkpoint; raises IntakeError where they, or one shard, are missing."""
     if index is None:
-        single = directory / WEIGHTS_FILE
+        single = directory / layout.single
         if not (single.exists() or single.is_symlink()):
             raise no_weights(directory)
         return (single,)
     shards = tuple(directory / shard for shard in sorted(set(index.values())))
     for shard in shards:
         if not (shard.exists() or shard.is_symlink()):
-            where = str(directory / INDEX_FILE)
+            where = str(directory / layout.index)
             raise IntakeError(f"the shard {shard.name} is missing", where=where, fix="download it again")
     return shards
 
@@ -136,6 +177,7 @@ def no_weights(directory: Path) -> IntakeError:
     """Why a directory without model.safetensors and without an index cannot be loaded."""
     names = sorted(path.name for path in directory.iterdir() if path.is_file())
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+    archives = [name for name in names if name.endswith(ARCHIVE_SUFFIXES)]
     tensors = [name for name in names if name.endswith(".safetensors")]
     if "adapter_model.safetensors" in tensors:
         what, fix = "it holds an adapter, not a model", "merge the adapter into its base model and save that"
@@ -144,7 +186,11 @@ def no_weights(directory: Path) -> IntakeError:
         fix = f"rename a single file to {WEIGHTS_FILE}; download the index of a sharded checkpoint"
     elif pickles:
         what = f"its weights are pickled ({pickles[0]}), and loading a pickle runs whatever code it holds"
-        fix = "if you trust it, load it with transformers and save_pretrained() it, which writes safetensors"
+        fix = "load it with transformers, if you trust it, and save_pretrained() it, which writes safetensors"
+        if PICKLED.is_in(directory):
+            fix = f"if you trust it, add --allow-pickle, which takes tensors alone from it; or {fix}"
+    elif archives:
+        what, fix = f"it holds no weights, only the archive {archives[0]}", "unpack the archive"
     else:
         what = f"it holds no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE}"
         fix = "give the directory that save_pretrained() wrote"

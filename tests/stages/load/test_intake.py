@@ -226,7 +226,7 @@ def test_an_index_that_names_a_missing_shard_is_refused(sharded):
 def test_an_index_that_names_a_shard_outside_the_directory_is_refused(sharded, shard):
     names = weight_map(sharded)
     sharded.edit_json("model.safetensors.index.json", weight_map={**names, min(names): shard})
-    assert "not a safetensors file of this directory" in sharded.refusal().what
+    assert "not the name of a .safetensors file of this directory" in sharded.refusal().what
 
 
 @pytest.mark.parametrize("value", [{}, [], None])
