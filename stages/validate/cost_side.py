@@ -11,11 +11,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import StageError, from_json
+from . import cost_child
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CHILD = "ingot.stages.validate.cost_child"
+# Imported, though another process runs it: the key of the stage holds the source of what it imports.
+CHILD = cost_child.__name__
 CLOSE_SECONDS = 10.0
 
 
@@ -42,21 +44,21 @@ class SideProcess:
             self._receive()
             self._ready = True
 
-    def ask(self, what: str, tokens: int = 0) -> Mapping[str, object]:
+    def ask(self, what: str, tokens: int = 0, batch: int = 1) -> Mapping[str, object]:
         """The child's answer."""
         self.wait_until_ready()
         stream = self._process.stdin
         assert stream is not None  # noqa: S101 - it is a pipe
         try:
-            stream.write(json.dumps({"do": what, "tokens": tokens}) + "\n")
+            stream.write(json.dumps({"do": what, "tokens": tokens, "batch": batch}) + "\n")
             stream.flush()
         except BrokenPipeError:
             raise self._died() from None
         return self._receive()
 
-    def ask_ms(self, what: str, tokens: int) -> list[float]:
+    def ask_ms(self, what: str, tokens: int, batch: int = 1) -> list[float]:
         """The times in an answer, in ms."""
-        times = self.ask(what, tokens)["ms"]
+        times = self.ask(what, tokens, batch)["ms"]
         return [float(time) for time in times] if isinstance(times, list) else [float(str(times))]
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ predictions.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,9 @@ def run(context: Context[QualityParams]) -> Result:
         _check_comparable(reference, info)
         cases = parity.measure(session, reference.parity)
         score = _causal if info.task == "causal-lm" else _encoder
+        started = time.perf_counter()
         metrics, samples = score(context, session, reference)
+        seconds = time.perf_counter() - started
     finally:
         session.close()
     positions = sum(int(case["positions"]) for case in cases.values())
@@ -79,7 +82,8 @@ def run(context: Context[QualityParams]) -> Result:
         "environment": {"runtime": info.runtime, "runtime_version": info.runtime_version},
     }
     measures.write(context.output, "quality", info.task, document, samples)
-    return Result(facts={"measures": "quality", **reference.facts()})
+    observed = {"seconds": round(seconds, 3), "tokens_per_second": round(reference.windows.tokens / seconds)}
+    return Result(facts={"measures": "quality", **reference.facts()}, observed=observed)
 
 
 def _check_comparable(reference: Logits, info: SessionInfo) -> None:

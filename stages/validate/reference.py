@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     Forward = Callable[[Ids], Floats]
 
 
+TASKS = ("causal-lm", "encoder")
+
+
 @dataclass(frozen=True)
 class ReferenceParams:
     """Parameters of `validate.reference`."""
@@ -75,6 +78,8 @@ def run(context: Context[ReferenceParams]) -> Result:
 
     directory = context.inputs["model"].path
     model = Checkpoint.open(directory).architecture
+    if model.task not in TASKS:
+        raise StageError(f"a model of the task {model.task} cannot be measured, only {' and '.join(TASKS)}")
     path = Path(context.params.evaluation)
     data = _read(path)
     windows = sample(parse_documents(data, str(path)), directory, model, context.params, str(path))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCHEMA = "ingot/session/v1"
 DESCRIPTION = "ingot.json"
 MODEL_FILE = "model.onnx"
-CAUSAL = "causal-lm"
+CAUSAL, ENCODER = "causal-lm", "encoder"
 # Masked out wherever it stands, so any id that every embedding has will do.
 PADDING = 0
 
@@ -74,6 +74,11 @@ def _description(path: Path) -> dict[str, Any]:
         raise InputError(f"{DESCRIPTION} is not JSON: {error}", where=str(place)) from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA or about.get("format") != "onnx":
         raise InputError(f"{DESCRIPTION} does not describe an ONNX session of {SCHEMA}", where=str(place))
+    if about.get("task") not in (CAUSAL, ENCODER):
+        raise InputError(
+            f"a session runs models of the tasks {CAUSAL} and {ENCODER}, not {about.get('task')}",
+            where=str(place),
+        )
     return about
 
 

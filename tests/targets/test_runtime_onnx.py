@@ -184,6 +184,12 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         onnx.open(directory)
 
 
+def test_a_task_that_no_session_runs_is_named(tmp_path: Path) -> None:
+    directory = write_toy(tmp_path / "toy", task="seq2seq-lm")
+    with pytest.raises(InputError, match="not seq2seq-lm"):
+        onnx.open(directory)
+
+
 def test_a_damaged_graph_is_one_clear_error(tmp_path: Path) -> None:
     directory = write_toy(tmp_path / "toy")
     whole = (directory / "model.onnx").read_bytes()

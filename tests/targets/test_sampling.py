@@ -41,6 +41,11 @@ def test_top_p_below_the_likeliest_token_keeps_that_token() -> None:
     assert distribution(top_p=0.01) == pytest.approx([1, 0, 0, 0])
 
 
+def test_top_p_takes_no_token_more_when_it_is_reached_exactly() -> None:
+    even = sampling.probabilities(np.zeros((1, 2), np.float32), Sampling(temperature=1.0, top_p=0.5))
+    assert even.tolist() == [[1, 0]]
+
+
 def test_top_k_comes_before_top_p() -> None:
     # Of the two likeliest, the first has 0.625: it alone reaches 0.6, which it would not among all four.
     assert distribution(top_k=2, top_p=0.6) == pytest.approx([1, 0, 0, 0])
@@ -69,6 +74,11 @@ def test_draws_follow_the_distribution() -> None:
     draws = (np.arange(1000) + 0.5) / 1000
     drawn = sampling.draw(np.tile([[0.2, 0.0, 0.8]], (1000, 1)), draws)
     assert np.bincount(drawn, minlength=3).tolist() == [200, 0, 800]
+
+
+def test_the_highest_draw_falls_into_the_last_token_where_sums_round_below_one() -> None:
+    assert np.cumsum([0.1] * 10)[-1] < 1
+    assert sampling.draw(np.full((1, 10), 0.1), np.array([1 - 2**-53])).tolist() == [9]
 
 
 def test_greedy_takes_the_likeliest_whatever_was_drawn() -> None:

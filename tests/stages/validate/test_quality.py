@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     RunStage = Callable[..., Artifact]
     Make = Callable[..., Artifact]
 
-FAMILIES = ["llama", "llama-tied", "qwen2", "qwen3", "gpt2", "bert"]
+ENCODERS = ["bert", "roberta", "distilbert"]
+FAMILIES = ["llama", "llama-tied", "qwen2", "qwen3", "gpt2", *ENCODERS]
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +44,9 @@ def test_an_unquantized_export_is_the_reference(quality: Callable[..., Any], fam
     found, samples = quality(family)
     metrics = found["metrics"]
     assert metrics["parity_max_error"]["value"] < 1e-4
-    assert len(found["parity"]) == (3 if family == "bert" else 4)
+    assert len(found["parity"]) == (3 if family in ENCODERS else 4)
     assert all(case["top1"] == 1.0 for case in found["parity"].values())
-    if family == "bert":
+    if family in ENCODERS:
         assert metrics["cosine"]["value"] == pytest.approx(1.0, abs=1e-9)
         assert set(samples) == {"document", "tokens", "cosine"}
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,6 +148,21 @@ def test_a_missing_text_is_refused(
         run_stage(
             "validate.reference", {"model": tiny_checkpoint("llama")}, evaluation=str(tmp_path / "none")
         )
+
+
+def test_a_task_that_is_not_measured_is_named(
+    run_stage: RunStage,
+    tiny_checkpoint: TinyCheckpoint,
+    evaluation: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ingot.stages.model.checkpoint import Checkpoint
+
+    other = replace(Checkpoint.open(tiny_checkpoint("llama")).architecture, task="seq2seq-lm")
+    model = run_stage("load", {}, model=str(tiny_checkpoint("llama")))
+    monkeypatch.setattr(Checkpoint, "architecture", other)
+    with pytest.raises(StageError, match="seq2seq-lm cannot be measured"):
+        run_stage("validate.reference", {"model": model}, evaluation=str(evaluation))
 
 
 def test_a_model_whose_output_is_not_finite_is_no_reference(
