@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from ...artifacts.manifest import Artifact
     from .cost_side import SideProcess
+    from .sweep import Cell, Sweep
 
 SIDES = ("reference", "value")
 MODEL_FILES = "model.onnx"
@@ -46,6 +48,30 @@ class CostParams:
     threads: int = param(
         0, minimum=0, doc="threads of the runtime; 0 is one a physical core, as dense arithmetic likes it"
     )
+    sweep_batch: tuple[int, ...] = param(
+        (), doc="batches of a sweep, such as [1, 2, 4]; none, since a sweep takes as long as all the rest"
+    )
+    sweep_sequence: tuple[int, ...] = param(
+        (), doc="sequences of a sweep in tokens, such as [32, 128]; none, as for its batches"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises RecipeError for a batch or a sequence of nothing."""
+        for name in ("sweep_batch", "sweep_sequence"):
+            for value in getattr(self, name):
+                if value < 1:
+                    raise RecipeError(f"cost.{name}: {value} is below 1")
+
+    @property
+    def sweep(self) -> tuple[Cell, ...]:
+        """The cells of the sweep: one sequence at a time, or the length of the prompt, where only the other
+        is asked for; empty when neither is.
+        """
+        from .sweep import cells
+
+        if not self.sweep_batch and not self.sweep_sequence:
+            return ()
+        return cells(self.sweep_batch or (1,), self.sweep_sequence or (self.prefill_tokens,))
 
 
 @dataclass(frozen=True)
@@ -85,7 +111,7 @@ class Series:
     exclusive=True,
 )
 def run(context: Context[CostParams]) -> Result:
-    """Writes metrics with their distributions, and samples.
+    """Writes metrics with their distributions, samples, the times of single decoded tokens, and a sweep.
 
     reference: the unmodified model in the same runtime.  source: its checkpoint, whose safetensors are what
     size is compared with. A metric's value is the median of its samples; decode_ms is a pass's mean time of a
@@ -109,6 +135,7 @@ def run(context: Context[CostParams]) -> Result:
         order = SIDES if repeat % 2 == 0 else SIDES[::-1]
         plan, about = measure(series, {side: str(directories[side]) for side in order}, params, threads)
     context.progress(params.repeats, params.repeats, "repeats")
+    swept = _sweep(context, {side: str(path) for side, path in directories.items()}, threads)
     host = probe()
     document = {
         "metrics": {
@@ -121,6 +148,7 @@ def run(context: Context[CostParams]) -> Result:
             "repeats": params.repeats,
             "passes": params.passes,
         },
+        **({"sweep": swept.to_json()} if swept else {}),
         "environment": {
             **about,
             "threads": threads,
@@ -130,8 +158,29 @@ def run(context: Context[CostParams]) -> Result:
             "busy_share": round(busy, 3),
         },
     }
-    measures.write(context.output, "cost", plan.task, document, series.samples)
+    samples = {**series.samples, **({"decode_step_ms": series.steps} if series.steps else {})}
+    measures.write(context.output, "cost", plan.task, document, samples)
     return Result(facts={"measures": "cost", "task": plan.task})
+
+
+def _sweep(context: Context[CostParams], directories: Mapping[str, str], threads: int) -> Sweep | None:
+    """The sweep that the parameters ask for; a note says what a model's context has no room for."""
+    from .sweep import measure_sweep
+
+    params = context.params
+    if not params.sweep:
+        return None
+    found = measure_sweep(
+        directories,
+        params.sweep,
+        passes=params.passes,
+        threads=threads,
+        progress=lambda done, total: context.progress(done, total, "cells of the sweep"),
+    )
+    if found.left_out:
+        lengths = ", ".join(map(str, sorted({cell.sequence for cell in found.left_out})))
+        context.note(f"the sweep leaves out sequences that the model's context has no room for: {lengths}")
+    return found
 
 
 def _busy_share() -> float:

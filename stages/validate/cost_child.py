@@ -44,13 +44,16 @@ class Side:
         self._baseline_bytes = peak_memory_bytes()
 
     def answer(self, request: Mapping[str, object]) -> dict[str, object]:
-        """The answer to one request: {"do": "load" | "prefill" | "decode" | "memory", "tokens": n}."""
+        """The answer to one request, its times in ms or its bytes.
+
+        A request is {"do": "load" | "prefill" | "decode" | "memory", "tokens": n, "batch": n}.
+        """
         if request["do"] == "memory":
             return {"peak_bytes": peak_memory_bytes(), "baseline_bytes": self._baseline_bytes}
         if request["do"] == "load":
             return self._load()
-        tokens = int(str(request["tokens"]))
-        return {"ms": self._prefill(tokens)} if request["do"] == "prefill" else {"ms": self._decode(tokens)}
+        shape = int(str(request["batch"])), int(str(request["tokens"]))
+        return {"ms": self._prefill(*shape) if request["do"] == "prefill" else self._decode(*shape)}
 
     def _load(self) -> dict[str, object]:
         from ...targets.runtimes import onnx
@@ -68,10 +71,10 @@ class Side:
             "runtime_version": info.runtime_version,
         }
 
-    def _prefill(self, tokens: int) -> float:
-        """Time until a prompt's next token is known, and its past is kept for decoding."""
+    def _prefill(self, batch: int, tokens: int) -> float:
+        """Time until the next token of each prompt is known, and the past is kept for decoding."""
         session = self._opened()
-        ids = self._random.integers(0, session.info.vocabulary, (1, tokens))
+        ids = self._random.integers(0, session.info.vocabulary, (batch, tokens))
         started = time.perf_counter()
         if session.info.task == "causal-lm":
             _, self._cache = session.step(ids, logits_from=-1)
@@ -79,11 +82,11 @@ class Side:
             session.logits(ids)
         return (time.perf_counter() - started) * 1e3
 
-    def _decode(self, tokens: int) -> list[float]:
-        """Times of single tokens after the last prefill, whose past is left as it was."""
+    def _decode(self, batch: int, tokens: int) -> list[float]:
+        """Times of single steps after the last prefill, of that batch; its past is left as it was."""
         session, past = self._opened(), self._cache
         milliseconds = []
-        for token in self._random.integers(0, session.info.vocabulary, (tokens, 1, 1)):
+        for token in self._random.integers(0, session.info.vocabulary, (tokens, batch, 1)):
             started = time.perf_counter()
             _, past = session.step(token, None, past)
             milliseconds.append((time.perf_counter() - started) * 1e3)
