@@ -118,11 +118,7 @@ def test_the_stage_writes_both_sides_and_notes_what_did_not_fit(
     assert [(cell["batch"], cell["sequence"]) for cell in found["sweep"]] == [(1, 8), (3, 8)]
     for cell in found["sweep"]:
         assert set(cell["sides"]) == {"reference", "value"}
-        assert all(
-            side["prefill_ms"]["p50"] > 0 < side["decode_ms"]["p50"] for side in cell["sides"].values()
-        )
+        for side in cell["sides"].values():
+            assert min(side["prefill_ms"]["p50"], side["decode_ms"]["p50"]) > 0
     assert any("has no room for: 4096" in note for note in notes)
-    assert {side: len(steps) for side, steps in samples["decode_step_ms"].items()} == {
-        "reference": 2,
-        "value": 2,
-    }
+    assert [len(samples["decode_step_ms"][side]) for side in ("reference", "value")] == [2, 2]
