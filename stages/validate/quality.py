@@ -66,6 +66,7 @@ def run(context: Context[QualityParams]) -> Result:
         started = time.perf_counter()
         metrics, samples = score(context, session, reference)
         seconds = time.perf_counter() - started
+        continuations = _continuations(context, session)
     finally:
         session.close()
     positions = sum(int(case["positions"]) for case in cases.values())
@@ -78,12 +79,28 @@ def run(context: Context[QualityParams]) -> Result:
         "parity": {
             name: {key: measures.number(value) for key, value in case.items()} for name, case in cases.items()
         },
+        "golden": continuations,
         "data": reference.facts(),
         "environment": {"runtime": info.runtime, "runtime_version": info.runtime_version},
     }
     measures.write(context.output, "quality", info.task, document, samples)
     observed = {"seconds": round(seconds, 3), "tokens_per_second": round(reference.windows.tokens / seconds)}
     return Result(facts={"measures": "quality", **reference.facts()}, observed=observed)
+
+
+def _continuations(context: Context[QualityParams], session: Session) -> list[dict[str, object]]:
+    """How the artifact goes on from the prompts that the reference went on from, one at a time.
+
+    Alone, since the rows of a batch share the scales of dynamically quantized activations.
+    """
+    from ..model.tokens import load_tokenizer
+    from . import golden
+
+    rows = golden.read(context.inputs["reference"].path)
+    if not rows:
+        return []
+    tokenizer = load_tokenizer(context.inputs["artifact"].path)
+    return [golden.compare(session, tokenizer, row) for row in rows]
 
 
 def _check_comparable(reference: Logits, info: SessionInfo) -> None:

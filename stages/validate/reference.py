@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...artifacts.errors import DataError, StageError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from . import golden
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     import numpy.typing as npt
@@ -53,6 +54,14 @@ class ReferenceParams:
         minimum=1,
         doc="log-probabilities kept of a prediction; 50 hold nearly all of its mass, the rest counts as one",
     )
+    prompts: tuple[str, ...] = param(
+        golden.PROMPTS,
+        doc="texts that a language model and its artifacts go on from, for people to read; a fact, a story "
+        "and a date, from which any model goes on",
+    )
+    new_tokens: int = param(
+        24, minimum=1, doc="tokens after each prompt; 24 show where texts part, and take less than a second"
+    )
 
 
 @stage(
@@ -66,7 +75,8 @@ class ReferenceParams:
     summary="The unmodified model's predictions for the evaluation text, in torch float32",
 )
 def run(context: Context[ReferenceParams]) -> Result:
-    """Writes the logits of all windows and of the parity inputs.
+    """Writes the logits of all windows and of the parity inputs, and how a language model goes on from
+    prompts.
 
     Raises DataError for a text of fewer tokens than one window and for tokens outside the vocabulary, and
     StageError when the model's own output is not finite.
@@ -89,12 +99,32 @@ def run(context: Context[ReferenceParams]) -> Result:
     logits = _evaluate(context, forward, model, windows, digest_bytes(data))
     seconds = time.perf_counter() - loaded
     logits_store.write(logits, context.output)
+    if model.task == "causal-lm":
+        golden.write(_continuations(context, forward, model, directory), context.output)
     observed = {
         "load_seconds": round(loaded - started, 3),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(windows.tokens / seconds),
     }
     return Result(facts=logits.facts(), observed=observed)
+
+
+def _continuations(
+    context: Context[ReferenceParams], forward: Forward, model: Architecture, directory: Path
+) -> Iterator[golden.Continuation]:
+    """How the model goes on from each prompt that its context has room for; a note tells of the others."""
+    from ..model.tokens import load_tokenizer
+
+    tokenizer = load_tokenizer(directory)
+    for prompt in context.params.prompts:
+        ids = tokenizer.encode(prompt).ids
+        if not 0 < len(ids) < model.context:
+            context.note(
+                f"the prompt {prompt!r} of {len(ids)} tokens is left out: the context has {model.context}"
+            )
+            continue
+        tokens = min(context.params.new_tokens, model.context - len(ids))
+        yield golden.continued(forward, prompt, ids, tokens)
 
 
 def _read(path: Path) -> bytes:
