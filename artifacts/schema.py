@@ -34,15 +34,17 @@ def param(
     maximum: float | None = None,
     is_file: bool = False,
     in_key: bool = True,
+    written: str | None = None,
 ) -> Any:
     """A dataclass field with its meaning and its bounds.
 
     doc: what it is and, in a few words, why the default is what it is.  is_file: the value is the path of a
     data file, which enters a stage's key by content.  in_key: False for what cannot change the output.
+    written: the name that people write, where Python does not take it as a field's (`from`).
     """
     metadata = {
         "doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum,
-        "is_file": is_file, "in_key": in_key,
+        "is_file": is_file, "in_key": in_key, "written": written,
     }  # fmt: skip
     if isinstance(default, list | dict):
         raise TypeError("use a tuple or a mapping proxy as a default: parameters are frozen")
@@ -61,7 +63,7 @@ def build(cls: type[T], values: Mapping[str, object], *, prefix: str = "", locat
     such as ``ingot.yaml:14``.  Raises RecipeError for unknown names, wrong types, values out of range and
     missing values.
     """
-    known = fields(cls)
+    known = {field.metadata.get("written") or name: field for name, field in fields(cls).items()}
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in known:
@@ -70,7 +72,7 @@ def build(cls: type[T], values: Mapping[str, object], *, prefix: str = "", locat
     for name, field in known.items():
         label = f"{prefix}.{name}" if prefix else name
         if name in values:
-            built[name] = check(values[name], hints[name], field.metadata, label, locate(name))
+            built[field.name] = check(values[name], hints[field.name], field.metadata, label, locate(name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise RecipeError(f"{label} is missing", where=locate(name), fix=str(field.metadata["doc"]))
     return cls(**built)

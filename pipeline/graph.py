@@ -55,7 +55,8 @@ class Leaf:
 
     artifact: the node whose output is shipped.  quality, cost: the nodes that measure it.  profile: the
     profile's name.  requires: distribution → versions that the target's runtime has, so that measuring it
-    here tells of it.  notes: what the report must say of this target.
+    here tells of it.  notes: what the report must say of this target.  cell_of, cell: the target that a
+    matrix fans out, and this cell's values.  is_chosen: `--select` named it.
     """
 
     target: str
@@ -66,6 +67,14 @@ class Leaf:
     gates: tuple[GateRule, ...] = ()
     requires: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    cell_of: str | None = None
+    cell: Mapping[str, str] = field(default_factory=dict)
+    is_chosen: bool = False
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether it may be delivered: cells of a matrix only when somebody chose them."""
+        return self.cell_of is None or self.is_chosen
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -78,6 +87,7 @@ class Graph:
     """Nodes in topological order, a leaf for each target, and the other names that shared nodes go by.
 
     facts: what is known of the source without running anything (task, parameters, weight_bytes ...).
+    sources: the same for every checkpoint that is loaded, by its node.
     notes: what plan and report must say, such as which text was taken because the recipe names none.
     """
 
@@ -86,6 +96,7 @@ class Graph:
     aliases: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sources: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def node(self, name: str) -> Node:
         """The node of that name or alias; raises RecipeError with the nearest name when there is none."""
@@ -101,6 +112,25 @@ class Graph:
         """The names of the nodes that take ``name``'s output."""
         return tuple(node.name for node in self.nodes.values() if name in node.inputs.values())
 
+    def ancestors(self, *names: str) -> tuple[str, ...]:
+        """The nodes that these come from, and they themselves, in the order of the graph."""
+        wanted = set(names)
+        for node in reversed(tuple(self.nodes.values())):
+            if node.name in wanted:
+                wanted.update(node.inputs.values())
+        return tuple(name for name in self.nodes if name in wanted)
+
+    def selected(self, targets: Sequence[str]) -> Graph:
+        """The graph of these targets alone, as chosen ones."""
+        leaves = {name: replace(self.targets[name], is_chosen=True) for name in targets}
+        kept = set(self.ancestors(*(node for leaf in leaves.values() for node in leaf.nodes)))
+        return replace(
+            self,
+            nodes=MappingProxyType({name: node for name, node in self.nodes.items() if name in kept}),
+            targets=MappingProxyType(leaves),
+            aliases=MappingProxyType({name: node for name, node in self.aliases.items() if node in kept}),
+        )
+
 
 class Builder:
     """Collects nodes; equal work is kept once, and every edge is checked as it is added."""
@@ -108,23 +138,26 @@ class Builder:
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
         self._aliases: dict[str, str] = {}
+        self._alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
 
-    def add(self, node: Node, spare: str | None = None) -> str:
+    def add(self, node: Node, spare: str | None = None, where: str | None = None) -> str:
         """Adds ``node``, or finds the node that already does its work; the name under which it is found.
 
-        spare: its name when other work has taken its own.  Nodes are added after what they take, so insertion
-        order is a topological order. Raises RecipeError for an input that the stage does not have, one that
-        is missing, or one of the wrong kind.
+        spare: its name when other work has taken its own.  where: where its inputs were written.  Nodes are
+        added after what they take, so insertion order is a topological order. Raises RecipeError for an input
+        that the stage does not have, one that is missing, or one of the wrong kind.
         """
-        for known in self._nodes.values():
-            if known.same_work(node):
-                return self._share(known, node)
+        alike = self._alike.setdefault((node.stage, tuple(sorted(node.inputs.items()))), [])
+        for known in alike:
+            if self._nodes[known].same_work(node):
+                return self._share(self._nodes[known], node)
         if node.name in self._nodes and spare is not None:
             node = replace(node, name=spare)
         if node.name in self._nodes:
-            raise RecipeError(f"two different nodes are both called {node.name!r}")
-        self._check_edges(node)
+            raise RecipeError(f"two different nodes are both called {node.name!r}", where=where)
+        self._check_edges(node, where)
         self._nodes[node.name] = node
+        alike.append(node.name)
         return node.name
 
     def node(self, name: str) -> Node:
@@ -153,25 +186,32 @@ class Builder:
             self._nodes[known.name] = replace(known, target=None)
         return known.name
 
-    def _check_edges(self, node: Node) -> None:
+    def _check_edges(self, node: Node, where: str | None) -> None:
         stage = base.get(node.stage)
         for name in node.inputs:
             if name not in stage.inputs:
                 raise RecipeError(
                     f"{node.name}: stage {stage.name} has no input {name!r}",
+                    where=where,
                     fix=f"its inputs are {', '.join(stage.inputs) or 'none'}",
                 )
         for name, kinds in stage.inputs.items():
             if name not in node.inputs:
-                raise RecipeError(f"{node.name}: stage {stage.name} needs the input {name!r}")
+                fix = f"name the node that makes its {' or '.join(kinds)}"
+                what = f"{node.name}: stage {stage.name} needs the input {name!r}"
+                raise RecipeError(what, where=where, fix=fix)
             source = node.inputs[name]
             if source not in self._nodes:
                 raise RecipeError(
-                    f"{node.name}: its input {name!r} comes from {source!r}, which is not in the graph"
+                    f"{node.name}: its input {name!r} comes from {source!r}, which is not in the graph",
+                    where=where,
                 )
             kind = self.output_kind(source)
             if kind not in kinds:
+                makers = [each for each in self._nodes if self.output_kind(each) in kinds]
                 raise RecipeError(
                     f"{node.name}: stage {stage.name} takes {' or '.join(kinds)} as {name!r}, "
                     f"but {source} ({self._nodes[source].stage}) makes {kind}",
+                    where=where,
+                    fix=f"of the nodes before it, these fit: {', '.join(makers)}" if makers else None,
                 )

@@ -31,7 +31,7 @@ GATES = "gates"
 
 Settings = Mapping[tuple[str, ...], Setting]
 
-_SET = re.compile(r"(?P<section>\w+)(?:@(?P<target>[^.=]+))?\.(?P<name>[\w.]+)=(?P<value>.+)", re.DOTALL)
+_SET = re.compile(r"(?P<section>[\w-]+)(?:@(?P<target>[^.=]+))?\.(?P<name>[\w.]+)=(?P<value>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -13,26 +13,23 @@ nearest name that would have been right; nothing that was written is dropped in 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..artifacts.digest import digest_json
 from ..artifacts.errors import RecipeError, nearest
 from ..artifacts.schema import build, param, unknown_name
-from ..artifacts.yaml import KeyPath, Written, read_yaml
+from ..artifacts.yaml import Written, read_yaml
 from ..stages.load.hub import HUB_NAME
-from ..targets import profile as profiles
-from ..targets.profile import MEASURE_SECTIONS, STAGE_SECTIONS
+from ..targets.profile import MEASURE_SECTIONS
 from ..targets.rules import Setting
 from .data import Data, check_overlap, read_data
 from .layers import Override
-from .sections import gate_settings, stage_settings, tree_settings
-
-DEFAULT_TARGET = "cpu"
-LATER_KEYS = ("matrix",)
-TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+from .matrix import MATRIX, Axis, read_matrix
+from .recipe_targets import DEFAULT_TARGET, Target, read_targets
+from .sections import gate_settings, tree_settings
+from .steps import LOAD, Step, read_steps
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,10 @@ class RecipeFields:
     )
     data: Mapping[str, object] | None = param(None, doc="text files by their use")
     stages: Mapping[str, object] | None = param(
-        None, doc="steps in the order they run, shared by all targets"
+        None, doc="steps in the order they run, or a graph of named nodes, shared by all targets"
+    )
+    matrix: Mapping[str, object] | None = param(
+        None, doc="node.parameter → values: every target has a leaf for each"
     )
     measure: Mapping[str, object] | None = param(None, doc="parameters of reference, quality and cost")
     gates: Mapping[str, object] | None = param(
@@ -62,29 +62,9 @@ class RecipeFields:
 
 
 @dataclass(frozen=True)
-class TargetFields:
-    """One target's changes as they are written."""
-
-    profile: str | None = param(None, doc="the profile, when the target's name is not one")
-    quantize: object = param(None, doc="a method, or a mapping of its parameters")
-    export: object = param(None, doc="a method, or a mapping of its parameters")
-    measure: Mapping[str, object] | None = param(None, doc="parameters of reference, quality and cost")
-    gates: Mapping[str, object] | None = param(None, doc="what this target's artifact is held to")
-
-
-@dataclass(frozen=True)
-class Target:
-    """One thing to build. profile: a profile's name, or its file's absolute path; origin: where written."""
-
-    name: str
-    profile: str
-    settings: tuple[Setting, ...]
-    origin: str
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """What a person asked for. settings: those for every target; shared: families of shared stages, in order.
+    """What a person asked for. settings: those for every target.  steps: the shared nodes, in an order in
+    which they can run.  matrix: the axes for every target.
 
     model: an absolute path, or a name on the hub.  origins: where model, reference, seed ... were written.
     digest: of what was written, for the manifest.
@@ -93,7 +73,8 @@ class Recipe:
     model: str
     targets: tuple[Target, ...]
     settings: tuple[Setting, ...] = ()
-    shared: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    matrix: tuple[Axis, ...] = ()
     data: Data = field(default_factory=Data)
     reference: str = "load"
     seed: int = 0
@@ -140,13 +121,11 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
         raise RecipeError(
             "a recipe is a mapping of names to values", where=written.source, fix="begin with model:"
         )
-    for key in LATER_KEYS:
-        if key in written.value:
-            raise RecipeError(f"{key} is not built yet", where=written.where(key), fix="take it out")
     fields = build(RecipeFields, written.value, locate=written.where)
-    shared = tuple(name for name in fields.stages or {} if name not in STAGE_SECTIONS)
+    steps, staged = read_steps(fields.stages or {}, written)
+    nodes = (LOAD, *(step.name for step in steps))
     settings = (
-        *stage_settings(fields.stages or {}, written),
+        *_with_models(staged, steps, directory),
         *tree_settings(fields.measure or {}, written, ("measure",), MEASURE_SECTIONS),
         *gate_settings(fields.gates or {}, written, ("gates",)),
     )
@@ -159,12 +138,13 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
     data = read_data(fields.data or {}, written, directory)
     check_overlap(data)
     return Recipe(
-        model=_model(fields.model, written, directory),
-        targets=tuple(_targets(fields.targets, written, directory)),
+        model=find_model(fields.model, directory, "model", written.where("model")),
+        targets=read_targets(fields.targets, written, directory, nodes),
         settings=settings,
-        shared=shared,
+        steps=steps,
+        matrix=read_matrix(fields.matrix or {}, written, (MATRIX,), nodes),
         data=data,
-        reference=_reference(fields.reference, shared, written),
+        reference=_reference(fields.reference, nodes, written),
         seed=fields.seed,
         out=directory / fields.out if fields.out is not None else None,
         overrides=tuple(overrides),
@@ -177,8 +157,11 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
     )  # fmt: skip
 
 
-def _model(name: str, written: Written, directory: Path) -> str:
-    """The absolute path of a local checkpoint, or the name on the hub as it is."""
+def find_model(name: str, directory: Path, label: str, where: str) -> str:
+    """The absolute path of a local checkpoint, or the name on the hub as it is.
+
+    label: how the value is called in messages.  Raises RecipeError for a path that is no directory.
+    """
     path = (directory / Path(name).expanduser()).absolute()
     if path.is_dir():
         return str(path)
@@ -188,61 +171,26 @@ def _model(name: str, written: Written, directory: Path) -> str:
     sibling = nearest(path.name, [each.name for each in path.parent.glob("*")])
     fix = f"did you mean {path.parent / sibling}?" if sibling and not path.exists() else None
     raise RecipeError(
-        f"model: {name!r} {what}",
-        where=written.where("model"),
+        f"{label}: {name!r} {what}",
+        where=where,
         fix=fix
         or "name a directory with config.json, tokenizer and safetensors, or org/name@revision on the hub",
     )
 
 
-def _reference(name: str | None, shared: Sequence[str], written: Written) -> str:
-    if name is not None and name not in ("load", *shared):
-        raise unknown_name(name, ("load", *shared), prefix="reference", where=written.where("reference"))
-    return name or "load"
+def _with_models(settings: Iterable[Setting], steps: Iterable[Step], directory: Path) -> Iterator[Setting]:
+    """The settings with the checkpoints of further `load` nodes found, as the recipe's `model` is."""
+    loads = {step.name for step in steps if step.family == LOAD}
+    for setting in settings:
+        name, key = setting.path
+        if name in loads and key == "model":
+            found = find_model(str(setting.value), directory, f"stages.{name}.params.model", setting.origin)
+            yield replace(setting, value=found)
+        else:
+            yield setting
 
 
-def _targets(value: object, written: Written, directory: Path) -> Iterator[Target]:
-    """The targets of a list or a mapping, each with its profile and its changes."""
-    where = written.where("targets")
-    if value is None:
-        value = [DEFAULT_TARGET]
-    if not isinstance(value, list | dict) or not value:
-        raise RecipeError(f"targets: {value!r} is not a list or a mapping of targets", where=where)
-    seen: dict[str, str] = {}
-    for index, name in enumerate(value):
-        place: KeyPath = ("targets", index if isinstance(value, list) else name)
-        if not isinstance(name, str):
-            raise RecipeError(f"targets: {name!r} is not the name of a target", where=written.where(*place))
-        changes = value[name] if isinstance(value, dict) else None
-        target = _target(name, changes, written, place, directory)
-        if target.name in seen:
-            what = f"targets: {target.name!r} is listed twice (first in {seen[target.name]})"
-            raise RecipeError(what, where=target.origin, fix="give one another name: {NAME: {profile: ...}}")
-        seen[target.name] = target.origin
-        yield target
-
-
-def _target(key: str, changes: object, written: Written, place: KeyPath, directory: Path) -> Target:
-    origin = written.where(*place)
-    if changes is not None and not isinstance(changes, dict):
-        raise RecipeError(f"targets.{key}: {changes!r} is not a mapping of changes", where=origin)
-
-    def locate(name: str) -> str:
-        return written.where(*place, name)
-
-    fields = build(TargetFields, changes or {}, prefix=f"targets.{key}", locate=locate)
-    profile = fields.profile or key
-    if profiles.is_path(profile):
-        profile = str((directory / profile).absolute())
-    name = Path(key).stem if profiles.is_path(key) else key
-    if not TARGET_NAME.fullmatch(name) or name == "reference":
-        fix = "write {NAME: {profile: PATH}} with a name of small letters, digits, - and _"
-        raise RecipeError(f"targets: {name!r} cannot be the name of a target", where=origin, fix=fix)
-    profiles.get(profile, where=locate("profile")).require_built(where=origin)
-    sections = {name: changes[name] for name in STAGE_SECTIONS if changes and name in changes}
-    settings = (
-        *stage_settings(sections, written, place),
-        *tree_settings(fields.measure or {}, written, (*place, "measure"), MEASURE_SECTIONS),
-        *gate_settings(fields.gates or {}, written, (*place, "gates")),
-    )
-    return Target(name, profile, settings, origin)
+def _reference(name: str | None, nodes: Sequence[str], written: Written) -> str:
+    if name is not None and name not in nodes:
+        raise unknown_name(name, nodes, prefix="reference", where=written.where("reference"))
+    return name or LOAD

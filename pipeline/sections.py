@@ -1,4 +1,4 @@
-"""The sections of a recipe as settings: stages, measure and gates, for every target or for one.
+"""The sections of a recipe as settings: measure and gates, for every target or for one.
 
 Each value becomes one :class:`Setting` with the file and the line where it was written; whether a parameter
 exists and what it may be is for its stage to say, when the graph is made.
@@ -10,44 +10,13 @@ from typing import TYPE_CHECKING
 
 from ..artifacts.errors import RecipeError
 from ..artifacts.schema import unknown_name
-from ..stages import base as stages
-from ..targets.profile import STAGE_SECTIONS
 from ..targets.rules import Setting
-from .layers import METHOD, NONE
+from .layers import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ..artifacts.yaml import KeyPath, Written
-
-SHARED_FAMILIES = ("merge", "fuse", "prune", "distill", "factor", "share")
-
-
-def stage_settings(
-    tree: Mapping[str, object], written: Written, place: KeyPath = ("stages",)
-) -> Iterator[Setting]:
-    """Each family's method and parameters; a word alone is the method."""
-    for family, value in tree.items():
-        where = written.where(*place, family)
-        if family not in (*STAGE_SECTIONS, *SHARED_FAMILIES) and family not in _plugin_families():
-            valid = (*SHARED_FAMILIES, *STAGE_SECTIONS)
-            raise unknown_name(family, valid, prefix=".".join(map(str, place)), where=where)
-        if isinstance(value, str):
-            yield Setting((family, METHOD), value, where)
-        elif isinstance(value, dict):
-            if "stage" in value:
-                fix = f"write {family}: {{method: ..., parameters}}"
-                raise RecipeError(f"{family}: the long form of stages is not built yet", where=where, fix=fix)
-            for name, item in value.items():
-                yield Setting((family, name), item, written.where(*place, family, name))
-        else:
-            fix = f"write {family}: {{method: ..., parameters}}, or {family}: {NONE}"
-            raise RecipeError(f"{family}: {value!r} is not a method or a mapping", where=where, fix=fix)
-
-
-def _plugin_families() -> set[str]:
-    """The families of registered stages, which other packages may add to."""
-    return {name.partition(".")[0] for name in stages.names()} - {"load", "validate"}
 
 
 def tree_settings(

@@ -1,0 +1,264 @@
+"""What belongs to one target, from the shared node that it takes to what is delivered and measured.
+
+A target that takes a checkpoint quantizes and exports it as its profile says; one that takes a quantized
+checkpoint exports it; one that takes what its runtime opens adds nothing. All of them are measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..artifacts import schema
+from ..artifacts.errors import RecipeError, RequirementError
+from ..stages import base
+from ..targets import profile as profiles
+from ..targets.rules import Rule, Setting
+from .data import EVALUATION, check_length
+from .draft import Draft, stage_of
+from .graph import GateRule, Leaf, Node
+from .layers import GATES, METHOD, NONE, Settings, names_target, outer_layers, resolve, section
+from .matrix import Cell, cell_name
+from .rules import require_task
+from .steps import FROM, LOAD
+from .trunk import CHECKPOINT, EXPORT, QUANTIZED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .recipe import Recipe
+    from .recipe_targets import Target
+
+QUANTIZE = "quantize"
+PLAIN = "fp32"
+TWIN = "what cost is compared with"
+
+
+class Branch:
+    """One leaf in the making: a target of a recipe, or one cell of it.
+
+    source, reference: names of nodes in the draft: what the target takes, what its quality is held against.
+    """
+
+    def __init__(
+        self, draft: Draft, recipe: Recipe, target: Target, cell: Cell, source: str, reference: str
+    ) -> None:
+        self._draft = draft
+        self._recipe = recipe
+        self._target = target
+        self._cell = cell
+        self._source = source
+        self._reference = reference
+        self._name = cell_name(target.name, cell.labels())
+        self._profile = profiles.get(target.profile, target.origin)
+        self._rules = self._profile.chosen(draft.facts)
+        self._settings = self._with_limits(self._layered(self._rules))
+        self._where = target.place if target.takes else target.origin
+
+    def grow(self) -> Leaf:
+        """Adds the target's nodes; raises RecipeError for what the target or its profile does not take."""
+        kind = self._draft.builder.output_kind(self._source)
+        kinds = (CHECKPOINT, QUANTIZED, *base.get("validate.quality").inputs["artifact"])
+        if kind not in kinds:
+            raise RecipeError(
+                f"targets.{self._target.name}: {self._source} makes {kind}, not {' or '.join(kinds)}",
+                where=self._where,
+                fix=f"let the target take another node: {FROM}: NODE",
+            )
+        is_artifact = kind not in (CHECKPOINT, QUANTIZED)
+        plain = self._twin(self._source) if is_artifact else self._plain()
+        reference = self._measure("reference", {"model": self._reference})
+        model = self._quantize() if kind == CHECKPOINT else self._unquantized()
+        width, method = self._weights(model)
+        self._check_accepted(width, method)
+        artifact = self._unexported() if is_artifact else self._artifact(model)
+        quality = self._measure("quality", {"artifact": artifact, "reference": reference})
+        cost = self._measure("cost", {"artifact": artifact, "reference": plain, "source": LOAD})
+        limits = self._profile.limits
+        return Leaf(
+            self._name,
+            self._profile.name,
+            artifact,
+            quality,
+            cost,
+            self._gates(width),
+            {"onnxruntime": limits.onnxruntime} if limits.onnxruntime else {},
+            cell_of=self._target.name if self._cell.settings else None,
+            cell=self._cell.labels(),
+        )
+
+    def _layered(self, rules: Sequence[Rule]) -> Settings:
+        """The settings that hold for the target, over those of its profile."""
+        recipe, target = self._recipe, self._target
+        inner = [*(rule.settings for rule in rules), recipe.settings, target.settings]
+        return resolve([*inner, *outer_layers(recipe.overrides, target.name)])
+
+    def _with_limits(self, settings: Settings) -> Settings:
+        """The settings with the profile's limits for an exporter that takes them (`opset_range`)."""
+        known = schema.fields(self._stage(EXPORT, settings).params)
+        origin = f"profile {self._profile.name} (limits)"
+        limits = self._limits().items()
+        added = [Setting((EXPORT, name), limit, origin) for name, limit in limits if name in known]
+        return {**{setting.path: setting for setting in added}, **settings}
+
+    def _limits(self) -> dict[str, object]:
+        limits = vars(self._profile.limits)
+        return {f"{name}_range": limit for name, limit in limits.items() if limit is not None}
+
+    def _stage(self, family: str, settings: Settings) -> base.Stage[Any]:
+        return stage_of(family, settings, family, f"the target {self._target.name}", self._target.origin)
+
+    def _quantize(self) -> str:
+        """The node whose output has the target's weights: the source itself for the method none."""
+        method = self._settings.get((QUANTIZE, METHOD))
+        if method is not None and method.value == NONE:
+            for name, setting in section(self._settings, QUANTIZE).items():
+                what = f"{QUANTIZE}.{name} has no effect: {self._target.name} does not quantize"
+                fix = f"set {QUANTIZE}.{METHOD} too, or take it out"
+                raise RecipeError(what, where=setting.origin, fix=fix)
+            return self._source
+        stage = self._stage(QUANTIZE, self._settings)
+        because = next((rule.because for rule in reversed(self._rules) if method in rule.settings), "")
+        origin = method.origin if method is not None else self._target.origin
+        reason = f"{origin}: {because}" if because else f"asked for by {origin}"
+        return self._add(f"{QUANTIZE}@{self._name}", QUANTIZE, stage, self._source, reason, self._name)
+
+    def _unquantized(self) -> str:
+        """The source, for a target that takes what is quantized already."""
+        self._refuse_own(QUANTIZE)
+        return self._source
+
+    def _unexported(self) -> str:
+        """The source, for a target that takes what its runtime opens."""
+        self._refuse_own(EXPORT)
+        return self._source
+
+    def _refuse_own(self, family: str) -> None:
+        """Raises RecipeError for a value that was given this target, where it adds no stage of the family."""
+        overrides = (
+            o for o in self._recipe.overrides if o.target and names_target(o.target, self._target.name)
+        )
+        for setting in (*self._target.settings, *(override.setting for override in overrides)):
+            if setting.path[0] == family:
+                what = f"{'.'.join(setting.path)} has no effect: {self._target.name} takes {self._source}"
+                raise RecipeError(what, where=setting.origin, fix=f"take it out, or set it on {self._source}")
+
+    def _artifact(self, model: str) -> str:
+        """Adds the export of ``model`` that is delivered."""
+        stage, reason = (
+            self._stage(EXPORT, self._settings),
+            f"what runs on {self._name}, through {self._profile.runtime}",
+        )
+        return self._add(f"{EXPORT}@{self._name}", EXPORT, stage, model, reason, self._name)
+
+    def _plain(self) -> str:
+        """Adds the export of the unmodified model, for the same runtime."""
+        stage = self._stage(EXPORT, self._settings)
+        return self._add(f"{EXPORT}@reference", EXPORT, stage, self._reference, TWIN)
+
+    def _add(
+        self,
+        name: str,
+        family: str,
+        stage: base.Stage[Any],
+        source: str,
+        reason: str,
+        target: str | None = None,
+    ) -> str:
+        """Adds the target's node of a family, with ``source`` as its only input."""
+        if len(stage.inputs) != 1:
+            where = self._settings[family, METHOD].origin
+            raise RecipeError(f"stage {stage.name} takes {len(stage.inputs)} inputs, not one", where=where)
+        return self._draft.add(
+            name,
+            stage,
+            section(self._settings, family),
+            {next(iter(stage.inputs)): source},
+            target=target,
+            reason=reason,
+            spare=f"{name}/{self._name}",
+            where=self._where,
+        )
+
+    def _twin(self, artifact: str) -> str:
+        """The unmodified model, exported as the recipe's own node that the target takes is."""
+        node = self._draft.builder.node(artifact)
+        stage = base.get(node.stage)
+        if len(stage.inputs) != 1:
+            return self._plain()
+        self._check_limits(node, stage)
+        inputs = {next(iter(stage.inputs)): self._reference}
+        twin = replace(node, name=f"{EXPORT}@reference", inputs=inputs, reason=TWIN)
+        return self._draft.builder.add(twin, f"{twin.name}/{self._name}", self._where)
+
+    def _check_limits(self, node: Node, stage: base.Stage[Any]) -> None:
+        """Raises RequirementError when the target's runtime does not take what ``node`` exports."""
+        known = schema.fields(stage.params)
+        limits = {name: limit for name, limit in self._limits().items() if name in known}
+        params = replace(node.params, **limits)  # type: ignore[type-var]
+        unmet = [each for each in (stage.requires(params) if stage.requires else ()) if not each.met]
+        if unmet:
+            what = f"the target {self._target.name} needs {unmet[0].name}, which {node.name} does not keep"
+            raise RequirementError(what, where=self._where, fix=unmet[0].fix)
+
+    def _measure(self, kind: str, inputs: Mapping[str, str]) -> str:
+        """Adds one of the validate stages; the reference is shared where its parameters are the same."""
+        owner = self._name if "artifact" in inputs else None
+        name = f"{kind}@{self._name}" if owner else kind
+        reason = f"measures {inputs['artifact']}" if owner else "what quality is compared with"
+        stage = base.get(f"validate.{kind}")
+        where = self._recipe.origins.get(kind, self._where)
+        added = self._draft.add(
+            name, stage, section(self._settings, kind), inputs,
+            target=owner, reason=reason, spare=f"{name}/{self._name}", where=where,
+        )  # fmt: skip
+        self._check_text(self._draft.builder.node(added))
+        return added
+
+    def _check_text(self, node: Node) -> None:
+        """Raises DataError when the evaluation text is shorter than one of the stage's windows."""
+        text = getattr(node.params, EVALUATION, None)
+        if text is not None:
+            window = int(getattr(node.params, "window", 0))
+            context = int(str(self._draft.facts.get("context", window)))
+            check_length(Path(text), min(window, context), node.origins[EVALUATION])
+
+    def _weights(self, model: str) -> tuple[str, str]:
+        """The width of the weights that ``model`` holds, and the method that quantized them, or none."""
+        builder = self._draft.builder
+        node = builder.node(model)
+        while not node.stage.startswith(f"{QUANTIZE}."):
+            if builder.output_kind(node.name) == CHECKPOINT or len(node.inputs) != 1:
+                return PLAIN, NONE
+            node = builder.node(next(iter(node.inputs.values())))
+        method, bits = node.stage.partition(".")[2], getattr(node.params, "bits", None)
+        return (f"int{bits}" if bits is not None else method), method
+
+    def _check_accepted(self, width: str, method: str) -> None:
+        """Raises RecipeError when the target's profile takes neither the method nor the width."""
+        accepts, target = self._profile.accepts, self._target
+        setting = self._settings.get((QUANTIZE, "bits"), self._settings.get((QUANTIZE, METHOD)))
+        where = self._where if target.takes or setting is None else setting.origin
+        for what, value, valid in (
+            (f"{QUANTIZE}.{METHOD}", method, accepts.quantize),
+            ("weights of", width, accepts.weights),
+        ):
+            if valid is not None and value not in valid:
+                fix = (
+                    f"it takes {', '.join(valid)}; set others under targets.{target.name}, or drop the target"
+                )
+                raise RecipeError(
+                    f"the target {target.name} does not take {what} {value}", where=where, fix=fix
+                )
+
+    def _gates(self, width: str) -> tuple[GateRule, ...]:
+        """The target's gates: those of its profile for this width of weights, under those of the recipe."""
+        settings = self._layered(self._profile.default_gates({**self._draft.facts, "weights": width}))
+        rules = tuple(
+            GateRule(path[1], path[2], setting.value, setting.origin)  # type: ignore[arg-type]
+            for path, setting in settings.items()
+            if path[0] == GATES
+        )
+        require_task(rules, str(self._draft.facts["task"]))
+        return rules

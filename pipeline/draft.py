@@ -1,0 +1,64 @@
+"""A graph in the making: nodes from stages and settings, and what was read and used on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..artifacts.errors import RecipeError
+from ..stages import base
+from .graph import Builder, Node
+from .layers import METHOD, Settings
+from .parameters import choose, find_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..targets.rules import Facts, Setting
+    from .data import Data
+
+
+class Draft:
+    """Collects nodes. facts: of the source.  roles: the kinds of text that the nodes read."""
+
+    def __init__(self, data: Data, seed: int, facts: Facts) -> None:
+        self.builder = Builder()
+        self.facts = facts
+        self.roles: set[str] = set()
+        self._data = data
+        self._seed = seed
+
+    def add(
+        self,
+        name: str,
+        stage: base.Stage[Any],
+        settings: Mapping[str, Setting],
+        inputs: Mapping[str, str],
+        *,
+        target: str | None = None,
+        reason: str = "",
+        spare: str | None = None,
+        where: str | None = None,
+    ) -> str:
+        """Adds a node with the parameters that ``settings`` give its stage; the name it is found under.
+
+        spare: its name when other work has taken its own.  where: where its inputs were written.
+        """
+        choice = choose(stage, name, settings, self._data)
+        self.roles.update(choice.roles)
+        node = Node(name, stage.name, choice.params, inputs, target, reason, choice.origins, self._seed)
+        return self.builder.add(node, spare, where)
+
+
+def stage_of(family: str, settings: Settings, section: str, who: str, where: str | None) -> base.Stage[Any]:
+    """The stage that a section's method names, or the one that is called as its family is.
+
+    who: whom the error names when there is no method.  Raises RecipeError for that, and for an unknown one.
+    """
+    method = settings.get((section, METHOD))
+    if method is not None:
+        return find_stage(family, method)
+    if family in base.BUILTIN or family in base.names():
+        return base.get(family)
+    raise RecipeError(
+        f"{section}: {who} names no method", where=where, fix=f"write {section}: {{method: ...}}"
+    )
