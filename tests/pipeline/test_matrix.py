@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from ingot.stages import base
 from ingot.targets.host import Host
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ingot.pipeline.graph import Graph
@@ -218,7 +218,7 @@ INT4 = "targets: [cpu-int4]\n"
     ("text", "what", "line", "fix"),
     [
         ("matrix: {bits: [2]}\n", "matrix.bits: this names no parameter", 2, "quantize.bits: [3, 4]"),
-        ("matrix:\n  quantise.bits: [2]\n", "matrix.quantise is not a known name", 3, "did you mean quantize?"),
+        ("matrix:\n  quantise.bits: [2]\n", "matrix.quantise is not a known name", 3, "mean quantize?"),
         ("matrix: {quantize.bits: 4}\n", "4 is not a list of values", 2, None),
         ("matrix: {quantize.bits: []}\n", "[] is not a list of values", 2, None),
         ("matrix:\n  quantize.bits:\n  - 2\n  - 2\n", "2 and 2 would name the same cell", 5, None),
@@ -226,17 +226,17 @@ INT4 = "targets: [cpu-int4]\n"
         ("matrix: {quantize.bits: [{a: 1}]}\n", "a mapping cannot name a cell", 2, None),
         (f"matrix: {{quantize.ignore: [[{'x' * 41}]]}}\n", "cannot name a cell", 2, "1 to 40 letters"),
         (f"{INT4}matrix: {{quantize.bits: [4, 5]}}\n", "bits: 5 is not one of", 3, None),
-        (f"{INT4}matrix: {{quantize.bit: [4]}}\n", "bit: stage quantize.rtn has no such", 3, "did you mean bits?"),
+        (f"{INT4}matrix: {{quantize.bit: [4]}}\n", "bit: stage quantize.rtn has no such", 3, "mean bits?"),
         (f"{INT4}matrix: {{quantize.bits: [4, 8]}}\n", "cpu-int4 does not take weights of int8", 3, None),
         (f"{INT4}stages: {{quantize: {{group_size: 64}}}}\nmatrix: {{quantize.group_size: [16, 32]}}\n",
          "quantize.group_size: 64 stands beside a matrix of quantize.group_size (ingot.yaml:4)", 3, None),
         ("targets: {cpu-int4: {quantize: {sym: true}}}\nmatrix: {quantize.sym: [true, false]}\n",
          "quantize.sym: True stands beside a matrix", 2, None),
         ("targets: {cpu-fp32: }\nmatrix: {quantize.bits: [4]}\n", "quantize.bits has no effect", 3, None),
-        ("targets: {cpu-int4: {from: small}}\nstages: {small: {stage: quantize.rtn}}\n"
-         "matrix: {quantize.sym: [true]}\n", "it reaches no target", 4, None),
-        ("targets: {cpu-int4: {from: small, matrix: {quantize.sym: [true]}}}\n"
-         "stages: {small: {stage: quantize.rtn}}\n", "cpu-int4 does not come from quantize", 2, None),
+        (("targets: {cpu-int4: {from: small}}\nstages: {small: {stage: quantize.rtn}}\n"
+         "matrix: {quantize.sym: [true]}\n"), "it reaches no target", 4, None),
+        (("targets: {cpu-int4: {from: small, matrix: {quantize.sym: [true]}}}\n"
+         "stages: {small: {stage: quantize.rtn}}\n"), "cpu-int4 does not come from quantize", 2, None),
         (f"matrix: {{cost.repeats: {list(range(1, MOST_CELLS + 2))}}}\n", "has 101 cells", 2, None),
     ],
 )  # fmt: skip
