@@ -1,16 +1,18 @@
-"""The pieces that decoders and encoders share: norms, attention, feed-forward, all on [rows, features]."""
+"""The pieces that decoders and encoders share: norms, attention, layers, all on [rows, features]."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ....artifacts.errors import StageError
+from .capped import capped_attention
+from .feed_forward import FeedForwardWriter
 
 if TYPE_CHECKING:
-    from ...model.families import Architecture, Attention, FeedForward, Layer, Linear, Norm
+    from ...model.families import Architecture, Attention, Layer, Linear, Norm
     from .graph import GraphBuilder
     from .linear import LinearWriter
+    from .positions import Rotation
     from .weights import Weights
 
 
@@ -35,14 +37,6 @@ class Cross:
     mask: str
 
 
-@dataclass(frozen=True)
-class Rotation:
-    """Cosine and sine of every position's angles, float32 [batch, sequence, dim / 2]."""
-
-    cosine: str
-    sine: str
-
-
 class BlockWriter:
     """Writes the blocks of one architecture.
 
@@ -64,6 +58,7 @@ class BlockWriter:
         self._architecture = architecture
         self._shape = shape
         self._shapes: dict[int, str] = {}
+        self._forward = FeedForwardWriter(graph, linears, architecture.activation)
 
     def split_rows(self, value: str, width: int) -> str:
         """[rows, width] → [batch, sequence, width]; also gathers [rows·heads, head_dim] into tokens."""
@@ -79,7 +74,9 @@ class BlockWriter:
         """Normalizes the last axis, of that width (RMSNorm, arXiv:1910.07467, or LayerNorm, 1607.06450)."""
         graph, epsilon = self._graph, self._architecture.norm_eps
         scale = graph.add(self._weights.floats(norm.weight, (width,)))
-        if self._architecture.norm == "rms":
+        if self._architecture.norm == "rms_above_one":
+            scale = graph.node("Add", scale, graph.scalar(1.0))
+        if self._architecture.norm != "layer":
             return graph.node("RMSNormalization", value, scale, axis=-1, epsilon=epsilon)
         shift = (graph.add(self._weights.floats(norm.bias, (width,))),) if norm.bias else ()
         return graph.node("LayerNormalization", value, scale, *shift, axis=-1, epsilon=epsilon)
@@ -94,31 +91,32 @@ class BlockWriter:
         cross: Cross | None = None,
     ) -> str:
         """[rows, hidden] → [rows, hidden]; see :meth:`attention` for mask and past."""
-        if self._architecture.norm_first:
-            value = self._layer_norm(state, layer.attention_norm)
-            state = self._add(state, self.attention(value, layer.attention, mask, past, rotation))
-            state = self._cross(state, layer, cross)
-            value = self._layer_norm(state, layer.feed_forward_norm)
-            return self._add(state, self.feed_forward(value, layer.feed_forward))
-        state = self._add(state, self.attention(state, layer.attention, mask, past, rotation))
-        state = self._layer_norm(state, layer.attention_norm)
+        if self._architecture.parallel:
+            return self._parallel(state, layer, mask, past, rotation)
+        before = self._architecture.norm_first
+        value = self._layer_norm(state, layer.attention_norm) if before else state
+        update = self.attention(value, layer.attention, mask, past, rotation)
+        state = self._add(state, self._layer_norm(update, layer.attention_post_norm))
+        state = state if before else self._layer_norm(state, layer.attention_norm)
         state = self._cross(state, layer, cross)
-        state = self._add(state, self.feed_forward(state, layer.feed_forward))
-        return self._layer_norm(state, layer.feed_forward_norm)
+        value = self._layer_norm(state, layer.feed_forward_norm) if before else state
+        update = self._forward.write(value, layer.feed_forward)
+        state = self._add(state, self._layer_norm(update, layer.feed_forward_post_norm))
+        return state if before else self._layer_norm(state, layer.feed_forward_norm)
 
     def attention(
         self, value: str, attention: Attention, mask: str, past: Past | None, rotation: Rotation | None
     ) -> str:
         """[rows, hidden] → [rows, hidden].
 
-        mask: float32 [batch or 1, heads or 1, sequence, total], added to the scores.  With a past, total is past and
-        sequence together, and the cache that includes this step is written to the present outputs.
+        mask: float32 [batch or 1, heads or 1, sequence, total], added to the scores.  With a past, total is
+        past and sequence together, and the cache that includes this step is written to the present outputs.
         """
         graph, model = self._graph, self._architecture
         widths = (model.heads * model.head_dim, *[model.kv_heads * model.head_dim] * 2)
         projected = [self._linears.linear(value, linear) for linear in attention.inputs]
         if len(projected) == 1:
-            projected = list(graph.nodes("Split", (projected[0], graph.ints(*widths)), 3, axis=-1))
+            projected = list(self._split_inputs(projected[0], widths, attention))
         norms = (attention.query_norm, attention.key_norm, None)
         parts = []
         for name, width, norm in zip(projected, widths, norms, strict=True):
@@ -131,7 +129,7 @@ class BlockWriter:
         if rotation is not None:
             query = self._rotate(query, rotation, model.heads)
             key = self._rotate(key, rotation, model.kv_heads)
-        mixed = self._attend((query, key, state), attention.scale, mask, past)
+        mixed = self._attend((query, key, state), attention, mask, past)
         return self._linears.linear(self.join_rows(mixed, widths[0]), attention.output)
 
     def cross_attention(self, value: str, attention: Attention, cross: Cross) -> str:
@@ -153,13 +151,22 @@ class BlockWriter:
         shape = graph.node("Concat", self._shape, graph.ints(heads, self._architecture.head_dim), axis=0)
         return graph.node("Transpose", graph.node("Reshape", value, shape), perm=(0, 2, 1, 3))
 
-    def feed_forward(self, value: str, block: FeedForward) -> str:
-        """[rows, hidden] → [rows, hidden]."""
-        opened = self._linears.linear(value, block.gate or block.up)
-        active = self._activate(opened)
-        if block.gate is not None:
-            active = self._graph.node("Mul", active, self._linears.linear(value, block.up))
-        return self._linears.linear(active, block.down)
+    def _parallel(
+        self, state: str, layer: Layer, mask: str, past: Past | None, rotation: Rotation | None
+    ) -> str:
+        value = self._layer_norm(state, layer.attention_norm)
+        update = self.attention(value, layer.attention, mask, past, rotation)
+        if layer.feed_forward_norm != layer.attention_norm:
+            value = self._layer_norm(state, layer.feed_forward_norm)
+        return self._add(state, self._add(update, self._forward.write(value, layer.feed_forward)))
+
+    def _split_inputs(self, value: str, widths: tuple[int, ...], attention: Attention) -> tuple[str, ...]:
+        """Query, key and value from one map; each [rows, heads·head_dim], or [rows·heads, head_dim]."""
+        graph, head_dim = self._graph, self._architecture.head_dim
+        if attention.interleaved:
+            value = graph.node("Reshape", value, graph.ints(-1, 3 * head_dim))
+            widths = (head_dim, head_dim, head_dim)
+        return graph.nodes("Split", (value, graph.ints(*widths)), 3, axis=-1)
 
     def _cross(self, state: str, layer: Layer, cross: Cross | None) -> str:
         if cross is None or layer.cross_attention is None or layer.cross_attention_norm is None:
@@ -173,14 +180,19 @@ class BlockWriter:
     def _add(self, state: str, update: str) -> str:
         return self._graph.node("Add", state, update)
 
-    def _layer_norm(self, value: str, norm: Norm) -> str:
-        return self.norm(value, norm, self._architecture.hidden)
+    def _layer_norm(self, value: str, norm: Norm | None) -> str:
+        return self.norm(value, norm, self._architecture.hidden) if norm else value
 
     def _rotate(self, value: str, rotation: Rotation, heads: int) -> str:
-        return self._graph.node("RotaryEmbedding", value, rotation.cosine, rotation.sine, num_heads=heads)
+        options: dict[str, Any] = {"num_heads": heads}
+        if rotation.dim < self._architecture.head_dim:
+            options["rotary_embedding_dim"] = rotation.dim
+        return self._graph.node("RotaryEmbedding", value, rotation.cosine, rotation.sine, **options)
 
-    def _attend(self, parts: tuple[str, str, str], scale: float, mask: str, past: Past | None) -> str:
-        graph, model = self._graph, self._architecture
+    def _attend(self, parts: tuple[str, str, str], attention: Attention, mask: str, past: Past | None) -> str:
+        graph, model, scale = self._graph, self._architecture, attention.scale
+        if attention.softcap is not None:
+            return capped_attention(graph, model, parts, scale, attention.softcap, mask, past)
         heads: dict[str, Any] = {"q_num_heads": model.heads, "kv_num_heads": model.kv_heads, "scale": scale}
         if past is None:
             return graph.node("Attention", *parts, mask, **heads)
@@ -192,16 +204,3 @@ class BlockWriter:
             **heads,
         )
         return result
-
-    def _activate(self, value: str) -> str:
-        graph = self._graph
-        match self._architecture.activation:
-            case "silu":
-                return graph.node("Mul", value, graph.node("Sigmoid", value))
-            case "gelu":
-                return graph.node("Gelu", value)
-            case "gelu_tanh":
-                return graph.node("Gelu", value, approximate="tanh")
-            case "relu":
-                return graph.node("Relu", value)
-        raise StageError(f"no operator computes the activation {self._architecture.activation!r}")

@@ -8,6 +8,8 @@ from .graph import CONTRIB
 from .kernels import BlockKernel, Int8Kernel, Kernel, block_kernel, kernel_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...model.families import Linear
     from .graph import GraphBuilder
     from .weights import Weights
@@ -32,10 +34,26 @@ class LinearWriter:
 
     def linear(self, value: str, linear: Linear) -> str:
         """[rows, in] → [rows, out]."""
-        spec = self._weights.spec(linear.name)
-        if spec is None:
-            return self._float(value, linear)
-        return self._with(kernel_for(linear.name, spec, self._accuracy_level), value, linear)
+        kernel = self._kernel(linear)
+        return self._float(value, linear) if kernel is None else self._with(kernel, value, linear)
+
+    def grouped(self, value: str, counts: str, linears: Sequence[Linear]) -> str:
+        """[rows, in] → [rows, out]: the first counts[0] rows through the first map, and so on.
+
+        counts: int64 [maps], adding up to rows; some may be 0. Activations are rounded before they are
+        divided, since onnxruntime's ReduceMax does not give the row maxima of no rows.
+        """
+        graph, kernels = self._graph, [self._kernel(linear) for linear in linears]
+        rounded = [isinstance(kernel, Int8Kernel) for kernel in kernels]
+
+        def divided(whole: str) -> tuple[str, ...]:
+            return graph.nodes("Split", (whole, counts), len(linears), axis=0)
+
+        codes, largest = map(divided, self._quantized_rows(value)) if any(rounded) else ((), ())
+        parts = codes if all(rounded) else divided(value)
+        self._int8_rows.update(zip(parts, zip(codes, largest, strict=True), strict=False))
+        results = [self.linear(part, linear) for part, linear in zip(parts, linears, strict=True)]
+        return graph.node("Concat", *results, axis=0)
 
     def head(self, tokens: str, head: Linear, *, tied: bool) -> str:
         """[batch, kept, hidden] → [batch, kept, vocabulary].
@@ -74,6 +92,10 @@ class LinearWriter:
             return rows
         width = graph.ints(embedding.in_features)
         return graph.node("Slice", rows, graph.ints(0), width, graph.ints(2))
+
+    def _kernel(self, linear: Linear) -> Kernel | None:
+        spec = self._weights.spec(linear.name)
+        return None if spec is None else kernel_for(linear.name, spec, self._accuracy_level)
 
     def _float(self, value: str, linear: Linear) -> str:
         shape = (linear.out_features, linear.in_features)

@@ -10,7 +10,7 @@ from ...model.families import Linear
 from .blocks import BlockWriter, Past
 from .graph import GraphBuilder
 from .linear import LinearWriter
-from .positions import CausalMasks, encoder_positions, padding_mask, rotation
+from .positions import CausalMasks, Rotations, encoder_positions, padding_mask
 
 if TYPE_CHECKING:
     from ...model.families import Architecture
@@ -54,7 +54,8 @@ def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
     with graph.scope("positions"):
         masks = CausalMasks(graph, ids, attention_mask)
         windows = {layer.attention.window: masks.mask(layer.attention.window) for layer in model.layers}
-        turned = rotation(graph, model.rope, positions) if model.rope else None
+        rotations = Rotations(graph, positions)
+        turned = [rotations.rotation(layer.attention.rope or model.rope) for layer in model.layers]
     with graph.scope("embedding"):
         state = linears.embedding(ids, embedding_table(model))
         state = _with_positions(graph, weights, model, state, positions)
@@ -65,7 +66,7 @@ def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
             *(PRESENT.format(layer=layer.index, part=part) for part in ("key", "value")),
         )
         with graph.scope(f"layers.{layer.index}"):
-            state = blocks.layer(state, layer, windows[layer.attention.window], past, turned)
+            state = blocks.layer(state, layer, windows[layer.attention.window], past, turned[layer.index])
     with graph.scope("head"):
         _head(graph, blocks, linears, model, state, first)
     graph.output("logits", "float32", ("batch", "kept", model.vocabulary))

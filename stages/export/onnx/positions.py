@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from .blocks import Rotation
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,16 +18,31 @@ if TYPE_CHECKING:
 MASKED = float(np.finfo(np.float32).min)
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """Cosine and sine of every position's angles, float32 [batch, sequence, dim / 2].
+
+    dim: rotated features of a head.
+    """
+
+    cosine: str
+    sine: str
+    dim: int
+
+
 def inverse_frequencies(rope: Rope) -> npt.NDArray[np.float32]:
     """Radians a position for each pair of features: float32 [dim / 2], theta^(-2i/dim), scaled by its kind.
 
     `linear` divides all by the factor (arXiv:2306.15595). `llama3` divides only the slow ones, whose
     wavelength exceeds the original context over `low_freq_factor`, keeps the fast ones, and blends between
-    (the reference code of Llama 3.1). Computed in float32, as the reference implementations do.
+    (the reference code of Llama 3.1). `longrope` (arXiv:2402.13753) has two rows: [2, dim / 2], for contexts
+    up to the original one and for longer ones. Computed in float32, as the reference implementations do.
     """
     exponents = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
     frequencies = np.float32(1) / np.power(np.float32(rope.theta), exponents)
     scaling = rope.scaling or {}
+    if rope.kind == "longrope":
+        frequencies = frequencies / np.array(rope.factors, np.float32)
     if rope.kind == "linear":
         frequencies = frequencies / np.float32(scaling["factor"])
     if rope.kind == "llama3":
@@ -39,11 +53,44 @@ def inverse_frequencies(rope: Rope) -> npt.NDArray[np.float32]:
     return np.asarray(frequencies, np.float32)
 
 
-def rotation(graph: GraphBuilder, rope: Rope, position_ids: str) -> Rotation:
+class Rotations:
     """Cosines and sines for int64 positions [batch, sequence]; no table, hence no longest position."""
-    positions = graph.node("Unsqueeze", graph.node("Cast", position_ids, to=1), graph.ints(-1))
-    angles = graph.node("Mul", positions, graph.array("inverse_frequencies", inverse_frequencies(rope)))
-    return Rotation(graph.node("Cos", angles), graph.node("Sin", angles))
+
+    def __init__(self, graph: GraphBuilder, position_ids: str) -> None:
+        self._graph = graph
+        self._ids = position_ids
+        self._made: list[tuple[Rope, Rotation]] = []
+
+    def rotation(self, rope: Rope | None) -> Rotation | None:
+        """The rotation of blocks that have that embedding; the same for equal ones."""
+        if rope is None:
+            return None
+        made = next((rotation for known, rotation in self._made if known == rope), None)
+        if made is None:
+            made = self._make(rope, f"inverse_frequencies.{len(self._made)}")
+            self._made.append((rope, made))
+        return made
+
+    def _make(self, rope: Rope, name: str) -> Rotation:
+        graph = self._graph
+        positions = graph.node("Unsqueeze", graph.node("Cast", self._ids, to=1), graph.ints(-1))
+        frequencies = graph.array(name, inverse_frequencies(rope))
+        if rope.kind == "longrope":
+            frequencies = self._by_length(rope, frequencies)
+        angles = graph.node("Mul", positions, frequencies)
+        cosine, sine = graph.node("Cos", angles), graph.node("Sin", angles)
+        if rope.kind == "longrope" and rope.scaling:
+            factor = graph.scalar(rope.scaling["attention_factor"])
+            cosine, sine = graph.node("Mul", cosine, factor), graph.node("Mul", sine, factor)
+        return Rotation(cosine, sine, rope.dim)
+
+    def _by_length(self, rope: Rope, both: str) -> str:
+        """Of [2, dim / 2] the row for short contexts, or that for contexts longer than the original one."""
+        graph, scaling = self._graph, rope.scaling or {}
+        original = graph.scalar(int(scaling["original_max_position_embeddings"]), "int64")
+        last = graph.node("ReduceMax", self._ids, keepdims=0)
+        is_long = graph.node("Cast", graph.node("GreaterOrEqual", last, original), to=7)
+        return graph.node("Gather", both, is_long)
 
 
 class CausalMasks:
@@ -55,11 +102,10 @@ class CausalMasks:
     def __init__(self, graph: GraphBuilder, input_ids: str, attention_mask: str) -> None:
         self._graph = graph
         self._made: dict[int | None, str] = {}
-        sequence = graph.node("Squeeze", graph.node("Shape", input_ids, start=1, end=2))
-        total = graph.node("Squeeze", graph.node("Shape", attention_mask, start=1, end=2))
-        one = graph.scalar(1, "int64")
-        keys = graph.node("Range", graph.scalar(0, "int64"), total, one)
-        queries = graph.node("Range", graph.node("Sub", total, sequence), total, one)
+        sequence = graph.node("Shape", input_ids, start=1, end=2)
+        total = graph.node("Shape", attention_mask, start=1, end=2)
+        keys = range_of(graph, total)
+        queries = range_of(graph, total, graph.node("Sub", total, sequence))
         self._keys = graph.node("Unsqueeze", keys, graph.ints(0))
         self._queries = graph.node("Unsqueeze", queries, graph.ints(1))
         self._unmasked = _unmasked(graph, attention_mask)
@@ -76,27 +122,35 @@ class CausalMasks:
         return self._made[window]
 
 
+def range_of(graph: GraphBuilder, length: str, start: str | None = None) -> str:
+    """The numbers from ``start`` (0 when None) below ``length``, each int64 [1]: int64 [length - start]."""
+    first = graph.scalar(0, "int64") if start is None else graph.node("Squeeze", start)
+    return graph.node("Range", first, graph.node("Squeeze", length), graph.scalar(1, "int64"))
+
+
 def encoder_positions(graph: GraphBuilder, input_ids: str, padding: int | None) -> str:
     """Positions from 0 by column, int64 [sequence].
 
     With a ``padding`` token they count all others alone, and it is at -1: int64 [batch, sequence].
     """
-    one = graph.scalar(1, "int64")
     if padding is None:
-        length = graph.node("Squeeze", graph.node("Shape", input_ids, start=1, end=2))
-        return graph.node("Range", graph.scalar(0, "int64"), length, one)
+        return range_of(graph, graph.node("Shape", input_ids, start=1, end=2))
+    one = graph.scalar(1, "int64")
     is_padding = graph.node("Equal", input_ids, graph.scalar(padding, "int64"))
     counted = graph.node("Where", is_padding, graph.scalar(0, "int64"), one)
     numbers = graph.node("Mul", graph.node("CumSum", counted, graph.scalar(1, "int64")), counted)
     return graph.node("Sub", numbers, one)
 
 
-def padding_mask(graph: GraphBuilder, attention_mask: str) -> str:
-    """The mask of an encoder, float32 [batch, 1, sequence, sequence]: every query sees all but padding."""
+def padding_mask(graph: GraphBuilder, attention_mask: str, queries: str | None = None) -> str:
+    """A mask float32 [batch, 1, queries, keys] by which every query sees all keys but padding.
+
+    attention_mask: int64 [batch, keys].  queries: int64 [1], how many; as many as keys when None.
+    """
     additive = _additive(graph, _unmasked(graph, attention_mask))
     batch = graph.node("Shape", attention_mask, start=0, end=1)
     length = graph.node("Shape", attention_mask, start=1, end=2)
-    shape = graph.node("Concat", batch, graph.ints(1), length, length, axis=0)
+    shape = graph.node("Concat", batch, graph.ints(1), queries or length, length, axis=0)
     return graph.node("Expand", additive, shape)
 
 

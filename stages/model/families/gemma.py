@@ -53,6 +53,7 @@ def gemma2(reader: ConfigReader) -> Architecture:
 def gemma3(reader: ConfigReader) -> Architecture:
     """The architecture that the config of a Gemma 3 without vision describes."""
     reader.integer("sliding_window")  # rotation goes by it, so there must be one
+    reader.require("attn_logit_softcapping", None)
     model = _capped(reader, llama(reader, GEMMA3))
     local = rope(reader, model.head_dim, LOCAL_ROPE)
     return replace(model, layers=tuple(_with_local(layer, local) for layer in model.layers))
