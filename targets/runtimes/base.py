@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class SessionInfo:
     """What an opened artifact is: its task, its shape, and what runs it.
 
-    task: `causal-lm` or `encoder`.  context: the longest sequence, in tokens.
+    task: `causal-lm`, `encoder` or `seq2seq-lm`.  context: the longest sequence, in tokens, and for the last
+    the longest target; source_context: the longest source; decoder_start_id: what a target begins with.
     """
 
     task: str
@@ -33,6 +34,18 @@ class SessionInfo:
     pad_id: int | None
     runtime: str
     runtime_version: str
+    source_context: int = 0
+    decoder_start_id: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an encoder made of a batch of sources: by graph input name each layer's keys and values for the
+    decoder, float32 [batch, kv_heads, source, head_dim], and the mask int64 [batch, source].
+    """
+
+    tensors: Mapping[str, Floats]
+    mask: Ids
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,35 @@ class Session(Protocol):
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """New token ids for each prompt; prompts of different length are padded on the left."""
+
+    def close(self) -> None:
+        """Frees the runtime's memory; the session cannot be used afterwards."""
+
+
+class PairSession(Protocol):
+    """An encoder-decoder ready to run: sources are read once, targets are written step by step."""
+
+    @property
+    def info(self) -> SessionInfo:
+        """What was opened."""
+
+    def encode(self, input_ids: Ids, attention_mask: Ids | None = None) -> Source:
+        """Sources [batch, source], padded on the right, as what targets are computed from."""
+
+    def logits(self, source: Source, target_ids: Ids) -> Floats:
+        """Targets [batch, sequence] from their start on → logits [batch, sequence, vocabulary], each of what
+        follows. Targets that are padded on the right are not changed by that.
+        """
+
+    def step(
+        self, source: Source, target_ids: Ids, past: Cache | None = None, logits_from: int = 0
+    ) -> tuple[Floats, Cache]:
+        """Like logits, with a cache: the next tokens [batch, new] → logits and new cache; logits_from as in
+        :meth:`Session.step`.
+        """
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        """The target of each source, as token ids without the start token."""
 
     def close(self) -> None:
         """Frees the runtime's memory; the session cannot be used afterwards."""

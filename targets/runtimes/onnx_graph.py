@@ -1,0 +1,132 @@
+"""One ONNX file opened in onnxruntime, and what sessions of one graph or two have in common."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ...artifacts.errors import InputError, RequirementError, StageError
+from ..host import physical_cores
+from .base import SessionInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    Ids = npt.NDArray[np.int64]
+
+
+class OnnxGraph:
+    """An open graph on the CPU; ``inputs`` and ``outputs`` are names, in the graph's order.
+
+    threads: all physical cores when None.  Raises InputError when onnxruntime cannot open the file.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any], threads: int | None) -> None:
+        runtime = _onnxruntime(about)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or physical_cores()
+        options.log_severity_level = 3
+        for name, value in about.get("session_options", {}).items():
+            options.add_session_config_entry(name, value)
+        try:
+            session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - onnxruntime has one exception type for each status code
+            raise InputError(
+                f"onnxruntime cannot open the graph: {_first_line(error)}",
+                where=str(path),
+                fix="check the files with `ingot verify`, or build the artifact again",
+            ) from None
+        self._session: Any = session
+        self.version = str(runtime.__version__)
+        self.inputs = tuple(str(node.name) for node in session.get_inputs())
+        self.outputs = tuple(str(node.name) for node in session.get_outputs())
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """The outputs of those names; raises StageError when onnxruntime fails and after :meth:`close`."""
+        if self._session is None:
+            raise StageError("the session is closed")
+        try:
+            results: list[Any] = self._session.run(outputs, feeds)
+        except Exception as error:  # noqa: BLE001 - onnxruntime has one exception type for each status code
+            raise StageError(f"onnxruntime failed: {_first_line(error)}") from None
+        return results
+
+    def close(self) -> None:
+        """Frees onnxruntime's memory; the graph cannot be run afterwards."""
+        self._session = None
+
+
+def _onnxruntime(about: Mapping[str, Any]) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise RequirementError("onnxruntime is missing", fix="pip install onnxruntime") from None
+    wanted = str(about.get("requires", {}).get("onnxruntime", ""))
+    lowest = re.search(r">=\s*(\d+)\.(\d+)", wanted)
+    have = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if lowest and have < (int(lowest[1]), int(lowest[2])):
+        raise RequirementError(
+            f"the graph needs onnxruntime {wanted}, and this is {onnxruntime.__version__}",
+            fix=f"pip install 'onnxruntime{wanted}'",
+        )
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def session_info(about: Mapping[str, Any], version: str) -> SessionInfo:
+    """What `ingot.json` says of a model; version: of onnxruntime."""
+    encoder = about.get("encoder") or {}
+    return SessionInfo(
+        task=str(about["task"]),
+        layers=int(about["layers"]),
+        hidden=int(about["hidden"]),
+        kv_heads=int(about["kv_heads"]),
+        head_dim=int(about["head_dim"]),
+        vocabulary=int(about["vocabulary"]),
+        context=int(about["context"]),
+        bos_id=about.get("bos_id"),
+        eos_ids=tuple(about.get("eos_ids") or ()),
+        pad_id=about.get("pad_id"),
+        runtime="onnxruntime",
+        runtime_version=version,
+        source_context=int(encoder.get("context", 0)),
+        decoder_start_id=int(about.get("decoder_start_id") or 0),
+    )
+
+
+def cache_names(about: Mapping[str, Any]) -> dict[str, str]:
+    """Graph inputs of past keys and values, and the outputs that become them in the next step."""
+    names = [(layer, part) for layer in range(int(about["layers"])) for part in ("key", "value")]
+    return {
+        about["past"].format(layer=layer, part=part): about["present"].format(layer=layer, part=part)
+        for layer, part in names
+    }
+
+
+def empty_cache(names: Mapping[str, str], info: SessionInfo, batch: int) -> dict[str, Any]:
+    """The past of a sequence's first step."""
+    import numpy as np
+
+    return dict.fromkeys(names, np.zeros((batch, info.kv_heads, 0, info.head_dim), np.float32))
+
+
+def check_ids(ids: Ids, vocabulary: int, name: str = "input_ids") -> None:
+    """Raises InputError unless ``ids`` are [batch, sequence], not empty and within the vocabulary."""
+    if ids.ndim != 2 or ids.size == 0:
+        raise InputError(f"{name} have the shape {list(ids.shape)}, not [batch, sequence]")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocabulary:
+        raise InputError(f"token id {low if low < 0 else high} is outside the vocabulary of {vocabulary}")
+
+
+def check_length(length: int, context: int) -> None:
+    """Raises InputError for more tokens than the model's context."""
+    if length > context:
+        raise InputError(f"{length} tokens are more than the model's context of {context}")
