@@ -1,20 +1,42 @@
 """The table of architecture families: what Ingot knows how to quantize, export and run.
 
-A family is a function from a config to an :class:`Architecture` and a line in ``FAMILIES``.
+A family is a function from a :class:`ConfigReader` to an :class:`Architecture`, found by its `model_type`: a
+line in ``FAMILIES``, or an entry point of the group `ingot.families` of an installed distribution::
+
+    [project.entry-points."ingot.families"]
+    my_model = "my_package.families:my_model"
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import TYPE_CHECKING
 
-from ....artifacts.errors import IntakeError, nearest
-from .architecture import Activation, Architecture, Attention, FeedForward, Layer, Linear, Norm, Rope, Task
+from ....artifacts.errors import IntakeError, RequirementError, nearest
+from .architecture import (
+    Activation,
+    Architecture,
+    Attention,
+    FeedForward,
+    Layer,
+    Linear,
+    Mixture,
+    Norm,
+    RelativeBias,
+    Rope,
+    Task,
+)
 from .bart import bart
 from .bert import bert
 from .config import ConfigReader
 from .distilbert import distilbert
+from .gemma import gemma, gemma2, gemma3
 from .gpt2 import gpt2
+from .gpt_neox import gpt_neox
 from .llama import llama, mistral, qwen2, qwen3
+from .mixture import mixtral, qwen2_moe, qwen3_moe
+from .opt import opt
+from .phi import phi, phi3
 from .roberta import roberta, xlm_roberta
 from .t5 import mt5, t5
 
@@ -22,20 +44,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
 __all__ = [
-    "FAMILIES", "Activation", "Architecture", "Attention", "FeedForward", "Layer", "Linear", "Norm", "Rope",
-    "Task", "architecture",
+    "FAMILIES", "Activation", "Architecture", "Attention", "ConfigReader", "FeedForward", "Layer", "Linear",
+    "Mixture", "Norm", "RelativeBias", "Rope", "Task", "architecture", "names", "plugin_versions",
 ]  # fmt: skip
+
+GROUP = "ingot.families"
 
 FAMILIES: Mapping[str, Callable[[ConfigReader], Architecture]] = {
     "bart": bart,
     "bert": bert,
     "distilbert": distilbert,
+    "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3_text": gemma3,
     "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
     "llama": llama,
     "mistral": mistral,
+    "mixtral": mixtral,
     "mt5": mt5,
+    "opt": opt,
+    "phi": phi,
+    "phi3": phi3,
     "qwen2": qwen2,
+    "qwen2_moe": qwen2_moe,
     "qwen3": qwen3,
+    "qwen3_moe": qwen3_moe,
     "roberta": roberta,
     "t5": t5,
     "xlm-roberta": xlm_roberta,
@@ -49,16 +83,47 @@ def architecture(
 
     where: the config's place, for messages.  tensor_names: those of the checkpoint, where known, since the
     same family is published with and without a prefix.  Raises IntakeError for a `model_type` that is not in
-    the table and for values that the family's graph does not compute.
+    the table and for values that the family's graph does not compute, RequirementError for an installed
+    family that cannot be used.
     """
     model_type = config.get("model_type")
-    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
-    if family is None:
-        guess = nearest(str(model_type), FAMILIES)
+    if not isinstance(model_type, str) or model_type not in names():
+        guess = nearest(str(model_type), names())
         hint = f"did you mean {guess}? " if guess else ""
         raise IntakeError(
             f"model_type {model_type!r} is not a known architecture",
             where=where,
-            fix=f"{hint}known ones are {', '.join(sorted(FAMILIES))}",
+            fix=f"{hint}known ones are {', '.join(names())}",
         )
-    return family(ConfigReader(config, where, tensor_names))
+    reader = ConfigReader(config, where, tensor_names)
+    built_in = FAMILIES.get(model_type)
+    return built_in(reader) if built_in else _installed(_entry_points()[model_type], reader)
+
+
+def names() -> tuple[str, ...]:
+    """Every `model_type` that is known, built in or installed."""
+    return tuple(sorted({*FAMILIES, *_entry_points().names}))
+
+
+def plugin_versions() -> dict[str, str]:
+    """The versions of the distributions that add families: what they describe enters whatever is built."""
+    return {point.dist.name: point.dist.version for point in _entry_points() if point.dist is not None}
+
+
+def _installed(point: importlib.metadata.EntryPoint, reader: ConfigReader) -> Architecture:
+    """What an installed family makes of a config; its own errors of what a config says pass."""
+    fix = "update or remove the distribution that registers it"
+    try:
+        family = point.load()
+    except Exception as error:
+        raise RequirementError(
+            f"the family {point.name} ({point.value}) does not load: {error}", fix=fix
+        ) from error
+    found = family(reader)
+    if not isinstance(found, Architecture):
+        raise RequirementError(f"the family {point.name} ({point.value}) gives no Architecture", fix=fix)
+    return found
+
+
+def _entry_points() -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group=GROUP)
