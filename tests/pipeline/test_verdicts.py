@@ -48,6 +48,17 @@ def test_a_torn_memory_is_no_memory(text: str, store: Store, samples: ModuleType
     assert path.read_text() != text
 
 
+def test_a_memory_with_a_flipped_digit_is_no_memory(store: Store, samples: ModuleType) -> None:
+    bounds, quality = samples.bounds(perplexity={"max_increase": "2%"}), samples.quality_of(samples.windows())
+    first = judge(store, bounds, quality, None)
+    (path,) = (store.root / "stats" / "verdicts").iterdir()
+    text = path.read_text()
+    assert '"limit": 0.02' in text
+    path.write_text(text.replace('"limit": 0.02', '"limit": 0.03'))
+    assert judge(store, bounds, quality, None) == first
+    assert path.read_text() == text
+
+
 def test_judging_again_does_not_import_numpy(store: Store, samples: ModuleType, tmp_path: object) -> None:
     script = (
         "import sys, json, pathlib\n"
