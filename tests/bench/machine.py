@@ -1,0 +1,71 @@
+"""What every benchmark says of the machine it ran on, and what a process and all it started cost there."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+from ingot.targets.host import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+LIBRARIES = ("torch", "transformers", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process and all that it waited for spent. max_rss_bytes: of the largest, by the kernel."""
+
+    seconds: float
+    cpu_seconds: float
+    max_rss_bytes: int
+
+
+def spend(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Usage:
+    """Runs a command to its end, its output unseen; ends with what it said to standard error if it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} exited with {process.returncode}:\n{errors.decode()[-2000:]}")
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Usage(time.perf_counter() - started, cpu_seconds, usage.ru_maxrss * 1024)
+
+
+@contextlib.contextmanager
+def described() -> Iterator[None]:
+    """Prints the command and the machine before the block, and how busy others kept it after."""
+    host = probe()
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
+    print(f"$ python {' '.join(sys.argv)}")
+    now = dt.datetime.now(dt.UTC)
+    print(f"{now:%Y-%m-%d %H:%M} UTC; {host.processor}, {host.cores} cores, {', '.join(host.isa)}")
+    print(f"{platform.system()}, Python {platform.python_version()}, {versions}\n", flush=True)
+    began, busy, own = time.perf_counter(), _busy_seconds(), _own_seconds()
+    yield
+    elapsed = (time.perf_counter() - began) * (os.cpu_count() or 1)
+    others = _busy_seconds() - busy - (_own_seconds() - own)
+    print(f"\nother processes took {max(0.0, others / elapsed):.0%} of the machine meanwhile")
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+
+
+def _own_seconds() -> float:
+    times = psutil.Process().cpu_times()
+    return times.user + times.system + times.children_user + times.children_system
