@@ -37,10 +37,12 @@ def run(
     targets: Sequence[str] | Values | None = None,
     data: Values | None = None,
     stages: Values | None = None,
+    matrix: Values | None = None,
     gates: Values | None = None,
     measure: Values | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
+    select: Sequence[str] = (),
     store: Store | str | Path | None = None,
     out: str | Path | None = None,
     allow_failing: bool = False,
@@ -48,16 +50,20 @@ def run(
 ) -> Run:
     """Builds, gates and delivers every target; the same as `ingot run`.
 
-    recipe: a YAML file; or else model, targets, data, stages, gates and measure as a recipe has them,
+    recipe: a YAML file; or else model, targets, data, stages, matrix, gates and measure as a recipe has them,
     relative paths starting at the working directory.  settings: overrides such as ``"quantize.bits=4"``.
-    store: a store or its directory, by default INGOT_STORE, else `~/.cache/ingot`.  out: where deliveries go.
+    select: the only targets and cells to build, as `--select` names them.  store: a store or its directory,
+    by default INGOT_STORE, else `~/.cache/ingot`.  out: where deliveries go.
 
     A target that fails its gate is in the result, not an exception. Raises RecipeError, IntakeError,
     DataError and RequirementError for what is wrong before work begins, StoreError when the disk refuses.
     """
-    written = _recipe(recipe, model, targets, data, stages, gates, measure, seed, settings)
+    written = _recipe(recipe, model, targets, data, stages, matrix, gates, measure, seed, settings)
     options = RunOptions(
-        out=Path(out) if out is not None else None, allow_failing=allow_failing, command="ingot.run(...)"
+        out=Path(out) if out is not None else None,
+        allow_failing=allow_failing,
+        command="ingot.run(...)",
+        select=tuple(select),
     )
     return run_recipe(written, _store(store), options, on_event)
 
@@ -69,15 +75,17 @@ def plan(
     targets: Sequence[str] | Values | None = None,
     data: Values | None = None,
     stages: Values | None = None,
+    matrix: Values | None = None,
     gates: Values | None = None,
     measure: Values | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
+    select: Sequence[str] = (),
     store: Store | str | Path | None = None,
 ) -> Plan:
     """What :func:`run` would do with the same arguments, node by node and why; touches nothing."""
-    written = _recipe(recipe, model, targets, data, stages, gates, measure, seed, settings)
-    return plan_recipe(written, _store(store))
+    written = _recipe(recipe, model, targets, data, stages, matrix, gates, measure, seed, settings)
+    return plan_recipe(written, _store(store), select)
 
 
 def _recipe(
@@ -86,6 +94,7 @@ def _recipe(
     targets: Sequence[str] | Values | None,
     data: Values | None,
     stages: Values | None,
+    matrix: Values | None,
     gates: Values | None,
     measure: Values | None,
     seed: int,
@@ -97,6 +106,7 @@ def _recipe(
         "targets": targets if isinstance(targets, Mapping | None) else list(targets),
         "data": {role: str(path) for role, path in data.items()} if data else None,
         "stages": stages,
+        "matrix": matrix,
         "gates": gates,
         "measure": measure,
     }

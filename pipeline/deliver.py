@@ -68,8 +68,9 @@ def deliver_targets(
     """Delivers the targets that have an artifact and one of ``statuses``; the report with their places.
 
     artifacts: by target.  Earlier deliveries of every target of the report are replaced, or set aside where
-    nothing new is delivered. Raises StoreError when the disk refuses or something else is in the way, and
-    CorruptError when a stored file is not what was recorded; then nothing half-written stays.
+    nothing new is delivered and they are not what this run made. Raises StoreError when the disk refuses or
+    something else is in the way, and CorruptError when a stored file is not what was recorded; then nothing
+    half-written stays.
     """
     places = {
         name: out / (name if target.status == "pass" else f"{name}{UNVERIFIED}")
@@ -87,8 +88,16 @@ def deliver_targets(
         for name, target in targets.items():
             if name in places:
                 _deliver(store, delivered, target, artifacts[name], places[name])
+            elif _holds(out / name, target):
+                continue  # a cell that was chosen earlier, and still is what passes
             _retire(out, name, places.get(name))
     return delivered
+
+
+def _holds(place: Path, target: TargetReport) -> bool:
+    """Whether the delivery at ``place`` is of an artifact that passes now too."""
+    known = read_manifest(place)
+    return known is not None and target.status == "pass" and known["artifact"] == target.artifact
 
 
 def _deliver(store: Store, report: RunReport, target: TargetReport, artifact: Artifact, place: Path) -> None:

@@ -18,13 +18,14 @@ from .deliver import DELIVERED, ON_REQUEST, check_places, deliver_targets
 from .execute import execute
 from .journal import Journal, new_run_id, utc_now
 from .local import LocalExecutor
+from .matrix import choose
 from .plan import Plan, Planner, to_json
 from .report import collect, publish
 from .report.model import RunReport
 from .units import show_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..artifacts.manifest import Artifact
     from ..artifacts.store import Store
@@ -45,7 +46,8 @@ class RunOptions:
 
     out: where deliveries and reports go; the recipe's `out`, else `ingot-out`, when None.  allow_failing:
     deliver also what did not pass.  memory_bytes, cores: bounds of the run, what this machine has free
-    when None.  command: what reproduces the run, for the report.
+    when None.  command: what reproduces the run, for the report.  select: the only targets and cells to
+    build, all when empty; see :func:`ingot.pipeline.matrix.choose`.
     """
 
     out: Path | None = None
@@ -53,6 +55,7 @@ class RunOptions:
     memory_bytes: int | None = None
     cores: int | None = None
     command: str = ""
+    select: tuple[str, ...] = ()
 
     @property
     def statuses(self) -> frozenset[Status]:
@@ -89,9 +92,15 @@ class Run:
         return render_table(self.report)
 
 
-def plan(recipe: Recipe, store: Store) -> Plan:
-    """What a run of ``recipe`` would do, touching nothing."""
-    return Planner(store).plan(graph_of(recipe))
+def plan(recipe: Recipe, store: Store, select: Sequence[str] = ()) -> Plan:
+    """What a run of ``recipe``, or of the selected targets alone, would do; touches nothing."""
+    return Planner(store).plan(selected_graph(recipe, select))
+
+
+def selected_graph(recipe: Recipe, select: Sequence[str]) -> Graph:
+    """The graph of a recipe, or of the selected targets and cells alone; RecipeError for one it lacks."""
+    graph = graph_of(recipe)
+    return graph.selected(choose(graph.targets, select)) if select else graph
 
 
 def run(
@@ -108,7 +117,7 @@ def run(
     """
     started, clock = utc_now(), time.monotonic()
     planner = Planner(store)
-    planned = planner.plan(graph_of(recipe))
+    planned = planner.plan(selected_graph(recipe, options.select))
     planned.require()
     out = options.out or recipe.out or Path(DEFAULT_OUT)
     check_places(out, planned.graph.targets)
@@ -146,8 +155,12 @@ def carry_out(
 
 
 def artifacts(graph: Graph, outcome: Outcome) -> dict[str, Artifact]:
-    """What there is to deliver, by target."""
-    found = {name: outcome.results[leaf.artifact].artifact for name, leaf in graph.targets.items()}
+    """What there is to deliver, by target; cells of a matrix only where they were chosen."""
+    found = {
+        name: outcome.results[leaf.artifact].artifact
+        for name, leaf in graph.targets.items()
+        if leaf.is_delivered
+    }
     return {name: artifact for name, artifact in found.items() if artifact is not None}
 
 

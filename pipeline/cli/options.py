@@ -21,9 +21,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 
 def recipe_options(function: Function) -> Function:
-    """RECIPE, or --model and --target in its place, and what overrides them."""
+    """RECIPE, or --model and --target in its place, what overrides them, and which targets are meant."""
     argument = click.argument("recipe", required=False, type=click.Path(path_type=Path))
-    return argument(source_options(function))
+    select = click.option(
+        "--select",
+        multiple=True,
+        metavar="TARGET",
+        help="Only this target, or this cell of a matrix, such as 'cpu[bits=4]'; may be given again.",
+    )
+    return argument(source_options(select(function)))
 
 
 def source_options(function: Function) -> Function:

@@ -28,7 +28,7 @@ def plan_command(
     from .plan_view import show_plan, show_resolved
     from .run import recipe_of
 
-    planned = plan(recipe_of(options), Store.open(store))
+    planned = plan(recipe_of(options), Store.open(store), options["select"])
     if as_json:
         click.echo(json.dumps(to_json(planned), indent=2, ensure_ascii=False))
     else:

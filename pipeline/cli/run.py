@@ -65,6 +65,7 @@ def carry_out(recipe: Recipe, store: Path | None, as_json: bool, options: dict[s
         memory_bytes=size_bytes("--memory", options["memory"], minimum=1),
         cores=options["cores"],
         command=command_line(),
+        select=options.get("select", ()),
     )
     with view() as show:
         finished = run(recipe, Store.open(store), choices, show)

@@ -24,7 +24,7 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from ...artifacts.manifest import Artifact
     from ...artifacts.store import Store
@@ -39,11 +39,11 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
     """Judges one target and says all of it. Where a stage failed the status is `error`; where nothing failed
     but something could not be done on this machine, `unverified`.
     """
-    results = outcome.results
+    results, branch = outcome.results, graph.ancestors(*leaf.nodes)
     artifact = results[leaf.artifact].artifact
     quality, cost = (_measurements(results[name].artifact) for name in (leaf.quality, leaf.cost))
     verdict = judge(store, [read_bound(rule) for rule in leaf.gates], quality, cost)
-    unfinished = [results[name] for name in _branch(graph, leaf) if not results[name].has_output]
+    unfinished = [results[name] for name in branch if not results[name].has_output]
     failed = [result for result in unfinished if result.state is Ending.FAILED]
     # What was measured is judged, also when something else could not be.
     checks = tuple(check for check in verdict.checks if not unfinished or check.metric in verdict.metrics)
@@ -52,7 +52,7 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         "error" if failed else verdict.status if not unfinished else "fail" if is_broken else "unverified"
     )
     session = _session(artifact)
-    lineage = [results[name] for name in ancestors(graph, leaf.artifact)]
+    lineage = [results[name] for name in graph.ancestors(leaf.artifact)]
     return TargetReport(
         name=leaf.target,
         status=status,
@@ -64,27 +64,16 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         files=_files(artifact),
         format=str(session.get("format", "")),
         requires={name: _text(value) for name, value in dict(session.get("requires", {})).items()},
-        recipe={
-            node.stage: _params(node)
-            for node in graph.nodes.values()
-            if node.name in ancestors(graph, leaf.artifact) and node.name != "load"
-        },
+        recipe=_stages([graph.nodes[result.node] for result in lineage if result.node != "load"]),
         widths=_widths(lineage),
         bits_per_weight=_fact(lineage, "bits_per_weight"),
         timings=timings(cost) if cost else (),
         documents=document_deltas(quality) if quality else (),
         lineage=tuple(result.key for result in lineage if result.key),
-        notes=(*leaf.notes, *(note for name in _branch(graph, leaf) for note in results[name].notes)),
+        notes=(*leaf.notes, *(note for name in branch for note in results[name].notes)),
+        cell_of=leaf.cell_of,
+        cell=leaf.cell,
     )
-
-
-def ancestors(graph: Graph, name: str) -> tuple[str, ...]:
-    """The nodes that ``name`` comes from, and itself, in the order of the graph."""
-    wanted = {name}
-    for node in reversed(list(graph.nodes.values())):
-        if node.name in wanted:
-            wanted.update(node.inputs.values())
-    return tuple(node for node in graph.nodes if node in wanted)
 
 
 def model_report(graph: Graph, outcome: Outcome) -> ModelReport:
@@ -135,11 +124,6 @@ def data_reports(graph: Graph, outcome: Outcome) -> tuple[DataReport, ...]:
                 metric.documents, metric.tokens, known.is_bundled,
             )  # fmt: skip
     return tuple(found.values())
-
-
-def _branch(graph: Graph, leaf: Leaf) -> Iterator[str]:
-    seen = dict.fromkeys(name for end in leaf.nodes for name in ancestors(graph, end))
-    return (name for name in graph.nodes if name in seen)
 
 
 def _measurements(artifact: Artifact | None) -> Measurements | None:
@@ -194,6 +178,15 @@ def _node(node: Node, result: NodeResult) -> NodeReport:
         error=str(result.error) if result.error else None,
         exit_code=result.error.exit_code if result.error else 0,
     )
+
+
+def _stages(nodes: Sequence[Node]) -> dict[str, str]:
+    """Stage → the parameters that somebody set; where a stage stands twice, the node's name tells which."""
+    stages = [node.stage for node in nodes]
+    return {
+        node.stage if stages.count(node.stage) == 1 else f"{node.stage} ({node.name})": _params(node)
+        for node in nodes
+    }
 
 
 def _params(node: Node) -> str:

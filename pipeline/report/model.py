@@ -117,7 +117,7 @@ class TargetReport:
     """One target: its verdict, what it measured and what it is made of.
 
     explanation: why it is `error` or `unverified`, empty otherwise.  delivery: the directory that was
-    written, None when none was.
+    written, None when none was.  cell_of, cell: the target that a matrix fans out, and this cell's values.
     """
 
     name: str
@@ -137,6 +137,8 @@ class TargetReport:
     bits_per_weight: float | None = None
     timings: tuple[Timing, ...] = ()
     documents: tuple[DocumentDelta, ...] = ()
+    cell_of: str | None = None
+    cell: Facts = field(default_factory=dict)
     lineage: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
