@@ -150,10 +150,11 @@ def write_quantized(
     name: str,
     spec: WeightSpec,
     search: ScaleSearch,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Rounds one weight in blocks of rows and writes its codes, scales and zeros.
 
-    Gives relative_error, ‖W − Ŵ‖ / ‖W‖ (Frobenius), and snr_db, −20 log10 of it.
+    Gives relative_error, ‖W − Ŵ‖ / ‖W‖ (Frobenius), and snr_db, −20 log10 of it, None for a weight without
+    error: what is observed is JSON, which has no infinity.
     """
     import numpy as np
 
@@ -174,7 +175,7 @@ def write_quantized(
     writer.write(f"{name}.scales", np.concatenate([grid.scales for grid in grids]))
     writer.write(f"{name}.zeros", np.concatenate([grid.zeros for grid in grids]))
     relative = math.sqrt(lost / total) if total else 0.0
-    return {"relative_error": relative, "snr_db": -20 * math.log10(relative) if relative else math.inf}
+    return {"relative_error": relative, "snr_db": -20 * math.log10(relative) if relative else None}
 
 
 def round_block(

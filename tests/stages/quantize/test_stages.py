@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +13,7 @@ from ingot.artifacts.schema import build
 from ingot.stages import base
 from ingot.stages.model.checkpoint import Checkpoint
 from ingot.stages.model.quantized import QuantizedCheckpoint
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
     from ingot.artifacts.manifest import Artifact
@@ -125,3 +127,24 @@ def test_a_pattern_that_matches_nothing_is_refused(quantize):
 def test_ignoring_everything_is_an_error_and_not_a_float_model(quantize):
     with pytest.raises(StageError, match="no linear weight"):
         quantize("llama", "quantize.dynamic", ignore=("*",))
+
+
+def test_a_weight_of_zeros_is_without_error_and_what_is_observed_stays_json(tiny_checkpoint, tmp_path, store):
+    directory = tmp_path / "zeroed"
+    shutil.copytree(tiny_checkpoint("llama"), directory)
+    tensors = load_file(directory / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    tensors[name] = np.zeros_like(tensors[name])
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    found = base.get("quantize.rtn")
+    with store.outbox() as outbox:
+        for path in directory.iterdir():
+            outbox.copy_in(path, path.name)
+        source = outbox.publish("checkpoint", {})
+    with store.outbox() as outbox:
+        context = base.Context(
+            build(found.params, {}), {"model": source}, outbox, tmp_path, 0, 1, lambda *_: None, print
+        )
+        errors = found.run(context).observed["tensors"]
+    assert errors[name] == {"relative_error": 0.0, "snr_db": None}
+    assert json.loads(json.dumps(errors, allow_nan=False)) == errors
