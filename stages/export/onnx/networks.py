@@ -1,4 +1,4 @@
-"""Whole networks: a causal decoder with its cache, and an encoder."""
+"""Networks of one half: a causal decoder with its cache, and an encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ...model.families import Linear
 from .blocks import BlockWriter, Past
 from .graph import GraphBuilder
 from .linear import LinearWriter
-from .positions import CausalMasks, Rotations, encoder_positions, padding_mask
+from .positions import CausalMasks, Rotations, encoder_positions, padding_mask, range_of
+from .relative import distances, relative_bias
 
 if TYPE_CHECKING:
     from ...model.families import Architecture
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 PAST = "past_key_values.{layer}.{part}"
 PRESENT = "present.{layer}.{part}"
 LOGITS_FROM = "logits_from"
-
-
-def build(architecture: Architecture, weights: Weights, accuracy_level: int) -> Graph:
-    """The graph of an architecture; see :func:`decoder` and :func:`encoder` for inputs and outputs."""
-    if architecture.task == "causal-lm":
-        return decoder(architecture, weights, accuracy_level)
-    return encoder(architecture, weights, accuracy_level)
 
 
 def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph:
@@ -57,8 +51,11 @@ def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
         rotations = Rotations(graph, positions)
         turned = [rotations.rotation(layer.attention.rope or model.rope) for layer in model.layers]
     with graph.scope("embedding"):
-        state = linears.embedding(ids, embedding_table(model))
-        state = _with_positions(graph, weights, model, state, positions)
+        state = embed(graph, linears, model, ids)
+        if model.embedding_in is not None:
+            rows = linears.linear(blocks.join_rows(state, model.embedding_width), model.embedding_in)
+            state = blocks.split_rows(rows, model.hidden)
+        state = add_positions(graph, weights, model, state, positions)
         state = blocks.join_rows(state, model.hidden)
     for layer in model.layers:
         past = Past(
@@ -68,7 +65,7 @@ def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
         with graph.scope(f"layers.{layer.index}"):
             state = blocks.layer(state, layer, windows[layer.attention.window], past, turned[layer.index])
     with graph.scope("head"):
-        _head(graph, blocks, linears, model, state, first)
+        head(graph, weights, blocks, linears, model, state, first)
     graph.output("logits", "float32", ("batch", "kept", model.vocabulary))
     present = ("batch", model.kv_heads, "total", model.head_dim)
     for layer in model.layers:
@@ -86,11 +83,29 @@ def encoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
     attention_mask = graph.input("attention_mask", "int64", ("batch", "sequence"))
     linears = LinearWriter(graph, weights, accuracy_level)
     blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
+    encode(graph, weights, linears, blocks, model, ids, attention_mask)
+    return graph.finish(model.model_type)
+
+
+def encode(
+    graph: GraphBuilder,
+    weights: Weights,
+    linears: LinearWriter,
+    blocks: BlockWriter,
+    model: Architecture,
+    ids: str,
+    attention_mask: str,
+) -> str:
+    """Writes an encoder and makes its result the output last_hidden_state; gives it as [rows, hidden]."""
     with graph.scope("positions"):
         mask = padding_mask(graph, attention_mask)
+        if model.relative_bias is not None:
+            columns = range_of(graph, graph.node("Shape", ids, start=1, end=2))
+            bias = relative_bias(graph, weights, model, distances(graph, columns, columns))
+            mask = graph.node("Add", mask, bias)
         positions = encoder_positions(graph, ids, model.position_padding)
     with graph.scope("embedding"):
-        state = linears.embedding(ids, embedding_table(model))
+        state = embed(graph, linears, model, ids)
         if model.token_type_embedding is not None:
             shape = (model.token_types, model.hidden)
             kind = graph.add(weights.floats(model.token_type_embedding, shape))
@@ -98,7 +113,7 @@ def encoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
                 kinds = graph.input("token_type_ids", "int64", ("batch", "sequence"))
                 kind = graph.node("Gather", kind, kinds)
             state = graph.node("Add", state, kind)
-        state = _with_positions(graph, weights, model, state, positions)
+        state = add_positions(graph, weights, model, state, positions)
         state = blocks.join_rows(state, model.hidden)
         if model.embedding_norm is not None:
             state = blocks.norm(state, model.embedding_norm, model.hidden)
@@ -109,17 +124,26 @@ def encoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
         state = blocks.norm(state, model.final_norm, model.hidden)
     graph.named("Identity", (blocks.split_rows(state, model.hidden),), ("last_hidden_state",))
     graph.output("last_hidden_state", "float32", ("batch", "sequence", model.hidden))
-    return graph.finish(model.model_type)
+    return state
 
 
 def embedding_table(model: Architecture) -> Linear:
-    """The token embedding seen as a matrix [vocabulary, hidden]."""
-    return Linear(model.embedding, "embedding", model.vocabulary, model.hidden)
+    """The token embedding seen as a matrix [vocabulary, embedding_width]."""
+    return Linear(model.embedding, "embedding", model.vocabulary, model.embedding_width)
 
 
-def _with_positions(
+def embed(graph: GraphBuilder, linears: LinearWriter, model: Architecture, ids: str) -> str:
+    """int64 [batch, sequence] → float32 [batch, sequence, embedding_width]."""
+    state = linears.embedding(ids, embedding_table(model))
+    if model.embedding_scale != 1:
+        state = graph.node("Mul", state, graph.scalar(model.embedding_scale))
+    return state
+
+
+def add_positions(
     graph: GraphBuilder, weights: Weights, model: Architecture, state: str, positions: str
 ) -> str:
+    """Adds the position embedding, where there is one, to [batch, sequence, hidden]."""
     if model.position_embedding is None:
         return state
     rows = model.context + model.position_offset
@@ -129,17 +153,30 @@ def _with_positions(
     return graph.node("Add", state, graph.node("Gather", table, positions))
 
 
-def _head(
+def head(
     graph: GraphBuilder,
+    weights: Weights,
     blocks: BlockWriter,
     linears: LinearWriter,
     model: Architecture,
     state: str,
     first: str,
 ) -> None:
+    """Makes logits of [rows, hidden] and names them; ``first``: see :func:`decoder` on logits_from."""
     if model.final_norm is not None:
         state = blocks.norm(state, model.final_norm, model.hidden)
-    tokens = blocks.split_rows(state, model.hidden)
+    if model.embedding_out is not None:
+        state = linears.linear(state, model.embedding_out)
+    tokens = blocks.split_rows(state, model.embedding_width)
     end = graph.ints(np.iinfo(np.int64).max)
     kept = graph.node("Slice", tokens, first, end, graph.ints(1))
-    graph.rename(linears.head(kept, model.head or embedding_table(model), tied=model.tied), "logits")
+    if model.head_scale != 1:
+        kept = graph.node("Mul", kept, graph.scalar(model.head_scale))
+    logits = linears.head(kept, model.head or embedding_table(model), tied=model.tied)
+    if model.head_bias is not None:
+        bias = graph.add(weights.floats(model.head_bias, (1, model.vocabulary)))
+        logits = graph.node("Add", logits, bias)
+    if model.logit_softcap is not None:
+        cap = graph.scalar(model.logit_softcap)
+        logits = graph.node("Mul", graph.node("Tanh", graph.node("Div", logits, cap)), cap)
+    graph.rename(logits, "logits")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...model.checkpoint import read_object
+from .build import ENCODER_FILE, MODEL_FILE
 from .networks import LOGITS_FROM, PAST, PRESENT
+from .seq2seq import CROSS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ...model.families import Architecture
@@ -22,16 +25,19 @@ EXACT_INT8 = {"session.x64quantprecision": "1"}
 
 
 def session_json(
-    architecture: Architecture, graph: Graph, directory: Path, opset: int, ir_version: int
+    architecture: Architecture, graphs: Mapping[str, Graph], directory: Path, opset: int, ir_version: int
 ) -> dict[str, object]:
     """The content of `ingot.json`.
 
+    graphs: by file; what is said of inputs and outputs is of model.onnx, and below `encoder` of the other.
     directory: where config.json and generation_config.json lie, which name the special tokens.
     session_options: config entries that a session should set for exact results.
     """
     ids = special_ids(directory)
-    causal = architecture.task == "causal-lm"
-    has_int8 = any(node.op_type == "MatMulIntegerToFloat" for node in graph.structure.node)
+    graph = graphs[MODEL_FILE]
+    decodes = architecture.task != "encoder"
+    nodes = (node for each in graphs.values() for node in each.structure.node)
+    has_int8 = any(node.op_type == "MatMulIntegerToFloat" for node in nodes)
     return {
         "schema": SCHEMA,
         "format": "onnx",
@@ -47,29 +53,54 @@ def session_json(
         **ids,
         "inputs": list(graph.input_names),
         "outputs": list(graph.output_names),
-        "past": PAST if causal else None,
-        "present": PRESENT if causal else None,
-        "logits_from": LOGITS_FROM if causal else None,
+        "past": PAST if decodes else None,
+        "present": PRESENT if decodes else None,
+        "logits_from": LOGITS_FROM if decodes else None,
+        **(_halves(architecture, graphs[ENCODER_FILE], directory) if ENCODER_FILE in graphs else {}),
         "session_options": EXACT_INT8 if has_int8 else {},
         "requires": {
             "onnxruntime": ONNXRUNTIME,
             "opset": opset,
             "ir_version": ir_version,
-            "domains": list(graph.domains),
+            "domains": sorted({domain for each in graphs.values() for domain in each.domains}),
         },
     }
 
 
+def _halves(architecture: Architecture, graph: Graph, directory: Path) -> dict[str, object]:
+    """What only an encoder-decoder has: its other graph, the names of what goes from one to the other, the
+    token that a target begins with, and the one that must come first behind it, None for any.
+    """
+    settings = _settings(directory)
+    return {
+        "encoder": {
+            "file": ENCODER_FILE,
+            "context": architecture.encoder.context if architecture.encoder else 0,
+            "inputs": list(graph.input_names),
+            "outputs": list(graph.output_names),
+        },
+        "cross": CROSS,
+        "decoder_start_id": settings.get("decoder_start_token_id", architecture.decoder_start),
+        "first_id": settings.get("forced_bos_token_id"),
+    }
+
+
 def special_ids(directory: Path) -> dict[str, object]:
-    """`bos_id`, `eos_ids` and `pad_id`: generation_config.json has the last word over config.json."""
-    merged: dict[str, object] = {}
-    for name in ("config.json", "generation_config.json"):
-        if (directory / name).is_file():
-            found = read_object(directory / name)
-            merged.update({key: value for key, value in found.items() if value is not None})
+    """`bos_id`, `eos_ids` and `pad_id`."""
+    merged = _settings(directory)
     ends = merged.get("eos_token_id")
     return {
         "bos_id": merged.get("bos_token_id"),
         "eos_ids": ends if isinstance(ends, list) else [] if ends is None else [ends],
         "pad_id": merged.get("pad_token_id"),
     }
+
+
+def _settings(directory: Path) -> dict[str, object]:
+    """What config.json and generation_config.json say, of which the latter has the last word."""
+    merged: dict[str, object] = {}
+    for name in ("config.json", "generation_config.json"):
+        if (directory / name).is_file():
+            found = read_object(directory / name)
+            merged.update({key: value for key, value in found.items() if value is not None})
+    return merged

@@ -1,4 +1,4 @@
-"""`export.onnx`: a checkpoint, quantized or not, as one ONNX graph for prefill and decoding."""
+"""`export.onnx`: a checkpoint, quantized or not, as an ONNX graph, or two for an encoder-decoder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ....artifacts.schema import param
 from ...base import Context, Requirement, Result, stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .graph import Graph
 
 # The opsets that are written, and the oldest IR version that may carry each.
 IR_VERSIONS = {23: 11, 24: 11}
-MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 SESSION_FILE = "ingot.json"
 ANY_VERSION = (1, 10_000)
@@ -39,7 +40,8 @@ class OnnxParams:
         1_000_000_000,
         minimum=0,
         doc="weights of models above this size go to model.onnx.data; below, one file is easier to handle, "
-        "above, a separate one is mapped and loads in half the time and memory",
+        "above, a separate one is mapped and loads in half the time and memory; what encoder and decoder "
+        "share is always there, so that it is there once",
     )
     opset_range: tuple[int, ...] = param(
         ANY_VERSION, in_key=False, doc="lowest and highest opset that the target's runtime loads"
@@ -77,11 +79,14 @@ def requirements(params: OnnxParams) -> tuple[Requirement, ...]:
     requires=requirements,
 )
 def run(context: Context[OnnxParams]) -> Result:
-    """Writes model.onnx, with the tokenizer, the configs and `ingot.json` beside it."""
+    """Writes model.onnx, with the tokenizer, the configs and `ingot.json` beside it.
+
+    Of an encoder-decoder, encoder.onnx reads the source and model.onnx writes the target.
+    """
     from ...model.checkpoint import Checkpoint
     from ...model.quantized import QuantizedCheckpoint
+    from .build import build
     from .check import check_loads, check_structure
-    from .networks import build
     from .session import ONNXRUNTIME, session_json
     from .weights import Weights
     from .writer import model_header
@@ -94,17 +99,20 @@ def run(context: Context[OnnxParams]) -> Result:
     checkpoint = quantized.checkpoint if quantized else Checkpoint.open(source.path)
     model = checkpoint.architecture
     weights = Weights(checkpoint, quantized)
-    graph = build(model, weights, context.params.accuracy_level)
+    graphs = build(model, weights, context.params.accuracy_level)
     widths = weights.account(model)
     opset, ir_version = context.params.opset, IR_VERSIONS[context.params.opset]
-    header = model_header(opset, ir_version, graph.domains)
-    check_structure(graph, header)
-    external = _write(context, graph, header.SerializeToString(deterministic=True))
+    domains = tuple(sorted({domain for graph in graphs.values() for domain in graph.domains}))
+    header = model_header(opset, ir_version, domains)
+    for graph in graphs.values():
+        check_structure(graph, header)
+    external = _write(context, graphs, header.SerializeToString(deterministic=True))
     checkpoint.copy_sidecars(context.output)
-    context.output.write_json(SESSION_FILE, session_json(model, graph, source.path, opset, ir_version))
+    context.output.write_json(SESSION_FILE, session_json(model, graphs, source.path, opset, ir_version))
     checkpoint.tensors.close()
     context.progress(1, 1, "loading the graph in onnxruntime")
-    check_loads(context.output.payload / MODEL_FILE)
+    for name in graphs:
+        check_loads(context.output.payload / name)
     return Result(
         facts={
             **source.facts,
@@ -114,28 +122,30 @@ def run(context: Context[OnnxParams]) -> Result:
             "weights_by_width": widths,
             "opset": opset,
             "ir_version": ir_version,
-            "domains": list(graph.domains),
+            "domains": list(domains),
             "external_data": external,
             "requires": {"onnxruntime": ONNXRUNTIME},
         }
     )
 
 
-def _write(context: Context[OnnxParams], graph: Graph, header: bytes) -> bool:
-    """Streams the weights into the graph's file or beside it; whether they lie beside it."""
-    from .writer import place, write_data, write_model
+def _write(context: Context[OnnxParams], graphs: Mapping[str, Graph], header: bytes) -> bool:
+    """Streams the weights into the graphs' files or beside them; whether any lie beside them."""
+    from .writer import distinct, place, write_data, write_model
 
-    total, done = graph.weight_bytes, 0
+    every = tuple(graphs.values())
+    total, done = sum(initializer.bytes for initializer in distinct(every)), 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
         context.progress(done, total, "bytes of weights written")
 
-    placement = place(graph, context.params.external_data_above_bytes)
-    with context.output.create(MODEL_FILE) as sink:
-        write_model(graph, header, placement, DATA_FILE, sink, advance)
+    placement = place(every, context.params.external_data_above_bytes)
+    for name, graph in graphs.items():
+        with context.output.create(name) as sink:
+            write_model(graph, header, placement, DATA_FILE, sink, advance)
     if placement:
         with context.output.create(DATA_FILE) as sink:
-            write_data(graph, placement, sink, advance)
+            write_data(every, placement, sink, advance)
     return bool(placement)

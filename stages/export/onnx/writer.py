@@ -7,6 +7,7 @@ is serialized by the library and the initializers' bytes are framed here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +18,7 @@ from ....artifacts.errors import StageError
 from .graph import ELEMENT_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from .graph import Graph, Initializer
 
@@ -40,20 +41,34 @@ class Sink(Protocol):
         """Takes all of ``data``."""
 
 
-def place(graph: Graph, external_above_bytes: int) -> Placement:
-    """Offsets into a data file: none where the whole model is up to that size, else for tensors of a page
-    or more.
+def place(graphs: Sequence[Graph], external_above_bytes: int) -> Placement:
+    """Offsets into a data file that all graphs share, for tensors of a page or more.
+
+    Those of the same name are the same tensor: what several graphs use is there once, whatever the size. The
+    others are there where the graphs together are above that size.
     """
-    structure_bytes = graph.structure.ByteSize()
-    if graph.weight_bytes + structure_bytes <= min(external_above_bytes, PROTOBUF_LIMIT_BYTES):
-        return {}
+    total_bytes = sum(graph.weight_bytes + graph.structure.ByteSize() for graph in graphs)
+    is_large = total_bytes > min(external_above_bytes, PROTOBUF_LIMIT_BYTES)
+    users = Counter(initializer.name for graph in graphs for initializer in graph.initializers)
     offsets: dict[str, int] = {}
     end = 0
-    for initializer in graph.initializers:
-        if initializer.bytes >= PAGE_BYTES:
+    for initializer in distinct(graphs):
+        if initializer.bytes >= PAGE_BYTES and (is_large or users[initializer.name] > 1):
             offsets[initializer.name] = -(-end // PAGE_BYTES) * PAGE_BYTES
             end = offsets[initializer.name] + initializer.bytes
     return offsets
+
+
+def distinct(graphs: Sequence[Graph]) -> Iterator[Initializer]:
+    """The initializers of all graphs, each once; raises StageError for two different ones of one name."""
+    known: dict[str, Initializer] = {}
+    for initializer in (each for graph in graphs for each in graph.initializers):
+        first = known.get(initializer.name)
+        if first is None:
+            known[initializer.name] = initializer
+            yield initializer
+        elif (first.dtype, first.shape) != (initializer.dtype, initializer.shape):
+            raise StageError(f"two different tensors of the graphs are called {initializer.name}")
 
 
 def model_header(opset: int, ir_version: int, domains: tuple[str, ...]) -> onnx.ModelProto:
@@ -89,10 +104,12 @@ def write_model(
             _write_data(initializer, sink, progress)
 
 
-def write_data(graph: Graph, placement: Placement, sink: Sink, progress: Callable[[int], None]) -> None:
+def write_data(
+    graphs: Sequence[Graph], placement: Placement, sink: Sink, progress: Callable[[int], None]
+) -> None:
     """Writes the data file: the external tensors at their offsets, zeros between."""
     position = 0
-    for initializer in graph.initializers:
+    for initializer in distinct(graphs):
         if initializer.name in placement:
             sink.write(bytes(placement[initializer.name] - position))
             _write_data(initializer, sink, progress)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .architecture import Activation, Architecture, Attention, FeedForward, Layer, Linear, Norm, RelativeBias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .config import ConfigReader
 
 IGNORED = (
@@ -77,8 +78,8 @@ def t5(reader: ConfigReader, accepted: tuple[str, ...] = ("T5ForConditionalGener
 
 
 def mt5(reader: ConfigReader) -> Architecture:
-    """mT5: T5 1.1 with another vocabulary."""
-    return t5(reader, ("MT5ForConditionalGeneration",))
+    """mT5: T5 1.1 with another vocabulary; what goes into its head is never scaled."""
+    return replace(t5(reader, ("MT5ForConditionalGeneration",)), head_scale=1.0)
 
 
 def _bias(reader: ConfigReader, side: str, *, both_directions: bool) -> RelativeBias:

@@ -108,3 +108,16 @@ def quantize(
     document = {"schema": "ingot/quantization/v1", "method": "by hand", "weights": record, "transforms": []}
     (target / "quantization.json").write_text(json.dumps(document))
     return restored
+
+
+def save(class_name: str, config_name: str, values: dict[str, Any], directory: Path) -> None:
+    """Writes a model of transformers with random weights; biases and norms are not what they start as."""
+    import torch
+    import transformers
+
+    torch.manual_seed(len(class_name))
+    model = getattr(transformers, class_name)(getattr(transformers, config_name)(**values))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(directory)

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from .conftest import save
 from .oracle import OnnxModel, TorchModel, cases, largest_difference
+from .variants import DECODERS
+from .variants import VARIANTS as DECODER_VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +28,7 @@ CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
+    **dict.fromkeys(DECODERS, "AutoModelForCausalLM"),
 }
 ENCODERS = {"bert": "BertModel", "roberta": "RobertaModel", "distilbert": "DistilBertModel"}
 ENCODER_SHAPE = {
@@ -68,6 +72,7 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "tie_word_embeddings": False, "activation_function": "relu",
         },
     ),
+    **DECODER_VARIANTS,
 }  # fmt: skip
 
 
@@ -101,18 +106,6 @@ def variant_pair(
 def save_variant(name: str, directory: Path) -> None:
     class_name, config_name, values = VARIANTS[name]
     save(class_name, config_name, values, directory)
-
-
-def save(class_name: str, config_name: str, values: dict[str, Any], directory: Path) -> None:
-    import torch
-    import transformers
-
-    torch.manual_seed(len(class_name))
-    model = getattr(transformers, class_name)(getattr(transformers, config_name)(**values))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(directory)
 
 
 @pytest.mark.parametrize("case", CASES)

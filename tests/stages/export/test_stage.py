@@ -219,7 +219,7 @@ def test_exporting_imports_no_torch(tiny_checkpoint: Any, tmp_path: Path) -> Non
     code = f"""
 import sys
 from pathlib import Path
-from ingot.stages.export.onnx.networks import build
+from ingot.stages.export.onnx.build import build
 from ingot.stages.export.onnx.weights import Weights
 from ingot.stages.model.checkpoint import Checkpoint
 checkpoint = Checkpoint.open(Path({str(tiny_checkpoint("llama"))!r}))

@@ -38,12 +38,12 @@ def sum_of(weights: list[np.ndarray[Any, Any]]) -> Graph:
 
 
 def write(graph: Graph, directory: Path, external_above: int) -> None:
-    placement = place(graph, external_above)
+    placement = place((graph,), external_above)
     with (directory / "model.onnx").open("wb") as sink:
         write_model(graph, HEADER.SerializeToString(), placement, "model.onnx.data", sink, lambda count: None)
     if placement:
         with (directory / "model.onnx.data").open("wb") as sink:
-            write_data(graph, placement, sink, lambda count: None)
+            write_data((graph,), placement, sink, lambda count: None)
 
 
 @given(shapes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 80)), min_size=1, max_size=4))
@@ -51,7 +51,7 @@ def test_the_onnx_library_reads_back_every_weight(shapes: list[tuple[int, int]])
     weights = [np.arange(a * b, dtype=np.float32).reshape(a, b) + a for a, b in shapes]
     graph = sum_of(weights)
     sink = io.BytesIO()
-    write_model(graph, HEADER.SerializeToString(), place(graph, 10**9), "", sink, lambda count: None)
+    write_model(graph, HEADER.SerializeToString(), place((graph,), 10**9), "", sink, lambda count: None)
     model = onnx.load_from_string(sink.getvalue())
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node] == [node.op_type for node in graph.structure.node]
@@ -90,7 +90,7 @@ def test_a_model_beyond_what_protobuf_holds_is_never_written_into_one_file() -> 
     huge = Initializer("w", "float32", (600_000_000,), lambda: iter(()))
     builder = GraphBuilder()
     builder.add(huge)
-    assert place(builder.finish("huge"), 10**12) == {"w": 0}
+    assert place((builder.finish("huge"),), 10**12) == {"w": 0}
 
 
 @pytest.mark.parametrize("blocks", [[np.ones(3, np.float32)], [np.ones(4, np.float64)]])
@@ -99,7 +99,7 @@ def test_blocks_that_are_not_what_was_announced_are_refused(blocks: list[Any]) -
     builder.add(Initializer("w", "float32", (4,), lambda: iter(blocks)))
     graph = builder.finish("wrong")
     with pytest.raises(StageError, match="w gave"):
-        write_model(graph, b"", place(graph, 10**9), "", io.BytesIO(), lambda count: None)
+        write_model(graph, b"", place((graph,), 10**9), "", io.BytesIO(), lambda count: None)
 
 
 def test_external_data_computes_the_same_as_one_file(tiny_checkpoint: Any, export: Any) -> None:
