@@ -148,7 +148,7 @@ def read_exactly(stream: BinaryIO, count: int) -> bytes:
     while count:
         part = stream.read(count)
         if not part:
-            raise HeaderFault("it ends within its header")
+            raise HeaderFault("it is cut short")
         parts.append(part)
         count -= len(part)
     return b"".join(parts)

@@ -59,6 +59,11 @@ class TensorSource:
                 infos[name] = info
         return cls(infos, maps)
 
+    @classmethod
+    def of_headers(cls, infos: Mapping[str, TensorInfo]) -> Self:
+        """Tensors of which the headers alone are known: like a source that was closed."""
+        return cls(infos, dict.fromkeys(info.file for info in infos.values()))
+
     def names(self) -> list[str]:
         """All names, in the order of the files and of the data in each."""
         return list(self._infos)

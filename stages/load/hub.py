@@ -6,17 +6,20 @@ import re
 from pathlib import Path
 
 from ...artifacts.errors import InputError, IntakeError, RequirementError
-from ..model.checkpoint import INDEX_FILE, SIDECAR_FILES, WEIGHTS_FILE
+from ..model.checkpoint import INDEX_FILE, PICKLED, SAFETENSORS, SIDECAR_FILES, WEIGHTS_FILE
 from .files import check_directory
 from .origin import CARD_FILE
 
 HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)@(?P<revision>[^@\s]+)")
 # Neither pickles nor code; a repository's other formats (onnx/, gguf) stay where they are.
 WANTED = (*SIDECAR_FILES, CARD_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors")
+PICKLES = (PICKLED.single, PICKLED.index, "pytorch_model-*.bin")
 
 
-def resolve(reference: str) -> Path:
+def resolve(reference: str, *, allow_pickle: bool = False) -> Path:
     """The local directory of a model: ``reference`` itself, or the hub's snapshot of ``org/name@revision``.
+
+    allow_pickle: fetch pickled weights too from a repository that has no safetensors.
 
     A snapshot that was downloaded before is found without the network; a branch or a tag is looked up where
     the network allows.  Raises IntakeError for a path that is no directory and for a name or a revision that
@@ -29,16 +32,22 @@ def resolve(reference: str) -> Path:
     if named is None or directory.exists():
         check_directory(directory)
         return directory
-    return download(named["repository"], named["revision"])
+    found = download(named["repository"], named["revision"], WANTED)
+    if allow_pickle and not SAFETENSORS.is_in(found):
+        return download(named["repository"], named["revision"], (*WANTED, *PICKLES))
+    return found
 
 
-def download(repository: str, revision: str) -> Path:
-    """The snapshot of a hub repository, in the hub's own cache; errors as in :func:`resolve`."""
+def download(repository: str, revision: str, wanted: tuple[str, ...]) -> Path:
+    """The snapshot of a hub repository, in the hub's own cache, of files that match one of ``wanted``.
+
+    Errors as in :func:`resolve`.
+    """
     from huggingface_hub import errors, snapshot_download
 
     where = f"{repository}@{revision}"
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(wanted)))
     except errors.HfHubHTTPError as error:
         raise refusal(error, where) from error
     except (errors.LocalEntryNotFoundError, ConnectionError) as error:

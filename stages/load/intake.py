@@ -11,14 +11,16 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import IntakeError
-from ..model.checkpoint import CONFIG_FILE, Checkpoint
-from .files import source_files
+from ..model.checkpoint import CONFIG_FILE, PICKLED, SAFETENSORS, Checkpoint
+from .files import source_files, weight_layout
 from .origin import describe_source
 from .tokenizer import check_tokenizer
 from .weights import check_tensors, expected_tensors, main_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ...artifacts.tensors import TensorSource
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,18 @@ class SourceFacts:
         return {name: value for name, value in asdict(self).items() if name != "source"}
 
 
-def inspect_source(directory: Path) -> SourceFacts:
+def inspect_source(directory: Path, *, allow_pickle: bool = False) -> SourceFacts:
     """Checks a checkpoint directory and says what it is.
 
-    Raises IntakeError when the directory, its config, its weights or its tokenizer is missing or malformed;
-    for pickled weights, custom code, an unknown architecture, weights that are quantized or do not fit the
-    config, a tokenizer with more tokens than the vocabulary, and symlinks that leave the source.
+    allow_pickle: weights may be pickled, when there are no others; they are described from their headers,
+    without unpickling anything, and weight_bytes is what they will be as safetensors, headers apart. Raises
+    IntakeError when the directory, its config, its weights or its tokenizer is missing or malformed; for
+    pickled weights, custom code, an unknown architecture, weights that are quantized or do not fit the
+    config, a tokenizer with more tokens than the vocabulary or a pattern without end, and symlinks that leave
+    the source.
     """
-    files = source_files(directory)
-    checkpoint = Checkpoint.open(directory)
+    files = source_files(directory, allow_pickle=allow_pickle)
+    checkpoint = open_source(directory, allow_pickle=allow_pickle)
     where = str(directory / CONFIG_FILE)
     check_config(checkpoint.config, where)
     model = checkpoint.architecture
@@ -68,7 +73,7 @@ def inspect_source(directory: Path) -> SourceFacts:
         model_type=model.model_type,
         task=model.task,
         parameters=sum(checkpoint.tensors.info(name).count for name in expected_tensors(model)),
-        weight_bytes=sum(path.stat().st_size for path in files.values() if path.suffix == ".safetensors"),
+        weight_bytes=weight_bytes(files, checkpoint.tensors),
         dtype=main_dtype(checkpoint.tensors, model),
         layers=len(model.layers),
         hidden=model.hidden,
@@ -77,6 +82,21 @@ def inspect_source(directory: Path) -> SourceFacts:
         tied=model.tied,
         source=describe_source(directory),
     )
+
+
+def open_source(directory: Path, *, allow_pickle: bool) -> Checkpoint:
+    """A source's config and the headers of its weights, which for pickles is all that can be read of them."""
+    if weight_layout(directory, allow_pickle=allow_pickle) is PICKLED:
+        from .pickled import open_pickled
+
+        return open_pickled(directory)
+    return Checkpoint.open(directory)
+
+
+def weight_bytes(files: Mapping[str, Path], tensors: TensorSource) -> int:
+    """The bytes of the safetensors files; of pickled weights, those of their tensors."""
+    sizes = [path.stat().st_size for path in files.values() if path.suffix == SAFETENSORS.suffix]
+    return sum(sizes) if sizes else sum(tensors.info(name).nbytes for name in tensors.names())
 
 
 def check_config(config: Mapping[str, object], where: str) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import IntakeError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
-from ..model.checkpoint import TOKENIZER_FILE, Checkpoint
-from .files import source_files
+from ..model.checkpoint import PICKLED, TOKENIZER_FILE, Checkpoint
+from .files import source_files, weight_layout
 from .hub import resolve
 from .intake import inspect_source
 from .weights import expected_tensors
@@ -17,6 +17,8 @@ from .weights import expected_tensors
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from .intake import SourceFacts
 
 TIED_HEAD = "lm_head.weight"
 
@@ -29,11 +31,18 @@ class LoadParams:
         doc="a directory with config.json, tokenizer.json and safetensors, or org/name@revision on the hub",
         in_key=False,
     )
+    allow_pickle: bool = param(
+        False,
+        in_key=False,
+        doc="take weights from pytorch_model.bin where there are no safetensors: tensors alone, converted at "
+        "once; false, because a pickle is a program, so that reading one needs a person's word",
+    )
 
 
 def files_read(params: LoadParams) -> Mapping[str, Path]:
     """The files whose content decides the output; what the directory is called does not."""
-    return source_files(resolve(params.model))
+    directory = resolve(params.model, allow_pickle=params.allow_pickle)
+    return source_files(directory, allow_pickle=params.allow_pickle)
 
 
 @stage(
@@ -50,19 +59,42 @@ def files_read(params: LoadParams) -> Mapping[str, Path]:
 def run(context: Context[LoadParams]) -> Result:
     """Intake, a verbatim copy, then checks on the copy: intake again, finite weights, a readable tokenizer.
 
-    Raises IntakeError for whatever is wrong with the checkpoint.
+    Pickled weights, where they are allowed, are converted instead of copied. Raises IntakeError for whatever
+    is wrong with the checkpoint.
     """
-    directory = resolve(context.params.model)
-    source = inspect_source(directory)
-    files = source_files(directory)
+    allow_pickle = context.params.allow_pickle
+    directory = resolve(context.params.model, allow_pickle=allow_pickle)
+    source = inspect_source(directory, allow_pickle=allow_pickle)
+    files = source_files(directory, allow_pickle=allow_pickle)
+    layout = weight_layout(directory, allow_pickle=allow_pickle)
+    if layout is PICKLED:
+        from .conversion import convert_pickled
+
+        convert_pickled(context, directory)
+        files = {name: path for name, path in files.items() if not is_pickled(name)}
     for done, (name, path) in enumerate(files.items()):
         context.progress(done, len(files), f"copying {name}")
         context.output.copy_in(path, name)
     payload = context.output.payload
-    facts = inspect_source(payload)
+    facts = inspect_copy(payload, directory)
     check_weights(context, Checkpoint.open(payload), directory)
     check_readable(payload / TOKENIZER_FILE, directory / TOKENIZER_FILE)
     return Result(facts.identity(), observed={"source": dict(source.source)})
+
+
+def is_pickled(name: str) -> bool:
+    """Whether a file of a source is one of its pickled weights, or their index."""
+    return name == PICKLED.index or name.endswith(PICKLED.suffix)
+
+
+def inspect_copy(copy: Path, source: Path) -> SourceFacts:
+    """What the copied files are; raises IntakeError, of the source, where they changed since intake."""
+    try:
+        return inspect_source(copy)
+    except IntakeError as error:
+        where = (error.where or "").replace(str(copy), str(source))
+        what = f"{error.what}; it changed while it was loaded"
+        raise IntakeError(what, where=where, fix="run again") from None
 
 
 def check_weights(context: Context[LoadParams], copy: Checkpoint, source: Path) -> None:
