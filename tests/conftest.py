@@ -41,6 +41,14 @@ DECODER = {
     "num_key_value_heads": 2,
     "max_position_embeddings": CONTEXT,
 }
+GEMMA = {**DECODER, "head_dim": 24, "query_pre_attn_scalar": 20, "sliding_window": 7}
+EXPERTS = {
+    **DECODER,
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "tie_word_embeddings": False,
+}
 FAMILIES: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", {**DECODER, "tie_word_embeddings": False}),
     "llama-tied": ("LlamaForCausalLM", "LlamaConfig", {**DECODER, "tie_word_embeddings": True}),
@@ -51,6 +59,60 @@ FAMILIES: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
         "GPT2LMHeadModel",
         "GPT2Config",
         {**SHAPE, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT},
+    ),
+    "phi": ("PhiForCausalLM", "PhiConfig", DECODER),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", {**DECODER, "tie_word_embeddings": False}),
+    "gemma": ("GemmaForCausalLM", "GemmaConfig", {**DECODER, "head_dim": 24}),
+    # Caps within the reach of scores and logits, and windows within that of a short text.
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        {**GEMMA, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 8.0},
+    ),
+    "gemma3_text": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "gpt_neox": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        {
+            **SHAPE,
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT,
+        },
+    ),
+    "opt": (
+        "OPTForCausalLM",
+        "OPTConfig",
+        {
+            **SHAPE,
+            "hidden_size": 64,
+            "ffn_dim": 160,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT,
+        },
+    ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        {**DECODER, "num_local_experts": 4, "tie_word_embeddings": False},
+    ),
+    # One layer with experts, one without.
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        {**EXPERTS, "shared_expert_intermediate_size": 48, "mlp_only_layers": [1]},
+    ),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        {**EXPERTS, "head_dim": 32, "norm_topk_prob": True},
     ),
     "bert": (
         "BertModel",
@@ -90,8 +152,44 @@ FAMILIES: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
             "max_position_embeddings": CONTEXT,
         },
     ),
+    "t5": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {
+            **SHAPE,
+            "d_model": 64,
+            "d_kv": 24,
+            "d_ff": 96,
+            "num_layers": 3,
+            "num_decoder_layers": 2,
+            "num_heads": 4,
+            # Small, so that short texts reach the buckets of many distances.
+            "relative_attention_num_buckets": 12,
+            "relative_attention_max_distance": 20,
+            "decoder_start_token_id": PAD,
+            "n_positions": CONTEXT,
+        },
+    ),
+    "bart": (
+        "BartForConditionalGeneration",
+        "BartConfig",
+        {
+            **SHAPE,
+            "d_model": 64,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 96,
+            "decoder_ffn_dim": 128,
+            "max_position_embeddings": CONTEXT,
+            "decoder_start_token_id": EOS,
+            "forced_eos_token_id": None,
+        },
+    ),
 }
 ENCODERS = ("bert", "roberta", "distilbert")
+PAIRS = ("t5", "bart")
 
 TinyCheckpoint = Callable[..., Path]
 RunStage = Callable[..., "Artifact"]
@@ -166,28 +264,40 @@ def randomize(model: torch.nn.Module, seed: int) -> None:
             noise = torch.randn(weight.shape, generator=generator)
             if id(weight) in tables:
                 weight.copy_(noise * 0.4)
-            elif weight.ndim == 2:
-                weight.copy_(noise * 2.0 / min(weight.shape) ** 0.5)
+            elif name.endswith("mlp.gate.weight"):
+                # A router that is nearly undecided, so that the weights of its choices matter.
+                weight.copy_(noise / weight.shape[1] ** 0.5)
+            elif weight.ndim >= 2:
+                weight.copy_(noise * 2.0 / min(weight.shape[-2:]) ** 0.5)
+                # T5 does not divide scores by the root of a head's width: its queries are small instead.
+                if name.endswith("Attention.q.weight"):
+                    weight.mul_(model.config.d_kv**-0.5)
             elif name.endswith("bias"):
                 weight.copy_(noise * 0.1)
             else:
-                weight.copy_(1.0 + noise * 0.2)
+                # Gemma stores its norms' scales less one.
+                weight.copy_(noise * 0.2 + ("Gemma" not in type(model).__name__))
+        for name, values in model.named_buffers():
+            if name == "final_logits_bias":
+                values.copy_(torch.randn(values.shape, generator=generator))
 
 
 def save_tokenizer(family: str, tokenizer: tokenizers.Tokenizer, directory: Path) -> None:
-    """Writes tokenizer.json and tokenizer_config.json; an encoder's wraps a text in two special ones."""
+    """Writes tokenizer.json and tokenizer_config.json; those of encoders put special tokens around a text."""
     import tokenizers
     import transformers
     from tokenizers import processors
 
     own = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     special: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    if family in ENCODERS:
+    if family in (*ENCODERS, *PAIRS):
+        begin = "" if family == "t5" else "<s> "
         own.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>",
-            pair="<s> $A </s> $B </s>",
+            single=f"{begin}$A </s>",
+            pair=f"{begin}$A </s> $B </s>",
             special_tokens=[("<s>", BOS), ("</s>", EOS)],
         )
+    if family in ENCODERS:
         special = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=own, model_max_length=CONTEXT, **special)
     wrapped.save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""Sessions of encoder-decoders against transformers: targets token for token, batches, caches and refusals."""
+"""Sessions of encoder-decoders against transformers: generation, batches, caches and refusals."""
 
 from __future__ import annotations
 
