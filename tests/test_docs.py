@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,30 @@ def test_the_stage_of_the_page_runs_in_a_recipe_as_a_package_of_its_own(tiny_che
 def maker(store: Path, digest: str) -> str:
     actions = [json.loads(path.read_text()) for path in (store / "actions").glob("*.json")]
     return next(action["node"] for action in actions if action["output"] == digest)
+
+
+def test_the_recipe_page_is_what_the_schema_says():
+    from ingot.pipeline.recipe_reference import render
+
+    page = (ROOT / "docs" / "recipe.md").read_text("utf-8")
+    assert page == render(), "write it again: python -m ingot.pipeline.recipe_reference > docs/recipe.md"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/recipe.md"])
+def test_every_recipe_that_is_shown_makes_a_graph(page, tiny_checkpoint, tmp_path):
+    from ingot.artifacts.yaml import parse_yaml
+    from ingot.pipeline.assemble import graph_of
+    from ingot.pipeline.recipe import read_recipe
+
+    (tmp_path / "my-checkpoint").symlink_to(tiny_checkpoint("llama"), target_is_directory=True)
+    (tmp_path / "data").mkdir()
+    for name in ("heldout.txt", "data/heldout.txt"):
+        (tmp_path / name).write_text(SENTENCE.format(1) * 99)
+    blocks = re.findall(r"```yaml\n(.+?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    assert blocks
+    for text in blocks:
+        whole = text if text.startswith("model:") else f"model: ./my-checkpoint\n{text}"
+        assert graph_of(read_recipe(parse_yaml(whole, page), tmp_path)).targets
 
 
 def test_the_store_page_lists_the_folders_that_a_store_has(store):
