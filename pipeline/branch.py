@@ -20,7 +20,7 @@ from .draft import Draft, stage_of
 from .graph import GateRule, Leaf, Node
 from .layers import GATES, METHOD, NONE, Settings, names_target, outer_layers, resolve, section
 from .matrix import Cell, cell_name
-from .rules import require_task
+from .rules import require_addable, require_measured, require_task
 from .steps import FROM, LOAD
 from .trunk import CHECKPOINT, EXPORT, QUANTIZED
 
@@ -75,6 +75,8 @@ class Branch:
         artifact = self._unexported() if is_artifact else self._artifact(model)
         quality = self._measure("quality", {"artifact": artifact, "reference": reference})
         cost = self._measure("cost", {"artifact": artifact, "reference": plain, "source": LOAD})
+        gates = self._gates(width)
+        self._check_added(quality, gates)
         limits = self._profile.limits
         return Leaf(
             self._name,
@@ -82,7 +84,7 @@ class Branch:
             artifact,
             quality,
             cost,
-            self._gates(width),
+            gates,
             {"onnxruntime": limits.onnxruntime} if limits.onnxruntime else {},
             cell_of=self._target.name if self._cell.settings else None,
             cell=self._cell.labels(),
@@ -251,6 +253,13 @@ class Branch:
                 raise RecipeError(
                     f"the target {target.name} does not take {what} {value}", where=where, fix=fix
                 )
+
+    def _check_added(self, quality: str, gates: Sequence[GateRule]) -> None:
+        """Raises RecipeError for added metrics that cannot be measured, or are gated and not measured."""
+        node = self._draft.builder.node(quality)
+        added = getattr(node.params, "metrics", ())
+        require_addable(added, str(self._draft.facts["task"]), node.origins.get("metrics"))
+        require_measured(gates, added)
 
     def _gates(self, width: str) -> tuple[GateRule, ...]:
         """The target's gates: those of its profile for this width of weights, under those of the recipe."""

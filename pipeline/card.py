@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from .metrics import CAUSAL
-from .report.html import metric_title
+from .metrics import CAUSAL, metric_title
 from .report.markdown import escape
 from .units import show, show_bytes, show_count, show_delta, show_interval
 

@@ -30,6 +30,7 @@ EXIT_CODES: Mapping[Status, int] = {"error": 4, "fail": 1, "inconclusive": 3, "u
 METHODS = {
     "perplexity": "paired cluster bootstrap over documents",
     "token_mean": "paired cluster bootstrap over documents",
+    "paired_mean": "paired cluster bootstrap over documents",
     "repeats": "paired bootstrap of the medians over interleaved repeats",
     "exact": "exact",
 }

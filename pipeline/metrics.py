@@ -1,4 +1,7 @@
-"""The metrics that Ingot knows: what each one means, in which unit, and how its samples become a number."""
+"""The metrics: what each one means, in which unit, and how its samples become a number.
+
+Those of other packages (entry point group `ingot.metrics`) are looked up where a name is not in the table.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from ..stages.validate import plugins
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Better = Literal["lower", "higher"]
 Comparison = Literal["relative", "absolute"]
 # How the samples lead to the value: see statistics.py. `exact` metrics have no sampling error.
-Estimator = Literal["perplexity", "token_mean", "repeats", "exact"]
+Estimator = Literal["perplexity", "token_mean", "paired_mean", "repeats", "exact"]
 CAUSAL, ENCODER = "causal-lm", "encoder"
 BOTH = (CAUSAL, ENCODER)
 
@@ -60,6 +65,30 @@ METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 ALIASES: Mapping[str, str] = MappingProxyType(
     {"size": "size_bytes", "memory": "peak_memory_bytes", "kl": "kl_divergence", "top1": "top1_agreement"}
 )
+
+
+def find_metric(name: str) -> Metric | None:
+    """The metric of that name, of the table or of another package; None when nobody brings it.
+
+    Raises RecipeError for a package that registers a metric and does not define it.
+    """
+    if name in METRICS or name not in plugins.names():
+        return METRICS.get(name)
+    found = plugins.get(name)
+    return Metric(
+        name, found.title, found.unit, found.better, found.comparison, "paired_mean", tasks=(CAUSAL,)
+    )
+
+
+def known_names() -> tuple[str, ...]:
+    """The names of all metrics, those of the table first."""
+    return (*METRICS, *(name for name in plugins.names() if name not in METRICS))
+
+
+def metric_title(name: str) -> str:
+    """What a metric is called in words; its name where the package that brings it is gone."""
+    found = find_metric(name)
+    return found.title if found else name
 
 
 def place_in_table(name: str) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..artifacts.errors import RecipeError
 from ..artifacts.schema import unknown_name
-from .metrics import ALIASES, METRICS, Metric
+from .metrics import ALIASES, CAUSAL, METRICS, Metric, find_metric, known_names
 from .units import parse_quantity, parse_share, show, show_delta
 
 if TYPE_CHECKING:
@@ -57,11 +57,12 @@ class Bound:
 def read_bound(rule: GateRule) -> Bound:
     """A rule as a bound; raises RecipeError for an unknown metric or rule, and for a limit in other units."""
     name = ALIASES.get(rule.metric, rule.metric)
-    if name not in METRICS:
-        raise unknown_name(rule.metric, (*METRICS, *ALIASES), prefix="gates", where=rule.origin)
+    metric = find_metric(name)
+    if metric is None:
+        raise unknown_name(rule.metric, (*known_names(), *ALIASES), prefix="gates", where=rule.origin)
     if rule.rule not in KINDS:
         raise unknown_name(rule.rule, KINDS, prefix=f"gates.{rule.metric}", where=rule.origin)
-    metric, kind = METRICS[name], KINDS[KINDS.index(rule.rule)]
+    kind = KINDS[KINDS.index(rule.rule)]
     try:
         if kind in ("max", "min") or metric.comparison == "absolute":
             limit = parse_quantity(rule.limit, metric.unit)
@@ -83,6 +84,36 @@ def _fix(metric: Metric, kind: Kind) -> str:
 def applies(bound: Bound, task: str) -> bool:
     """Whether models of that task have the metric at all (encoders have no perplexity)."""
     return task in bound.metric.tasks
+
+
+def require_addable(names: Iterable[str], task: str, where: str | None) -> None:
+    """Raises RecipeError for metrics that cannot be added to Ingot's own for models of that task."""
+    for name in names:
+        if name in METRICS:
+            raise RecipeError(
+                f"measure.quality.metrics: {name} is measured without being added",
+                where=where,
+                fix="take it out; the list is for metrics of other packages",
+            )
+        if task != CAUSAL:
+            raise RecipeError(
+                f"measure.quality.metrics: {name} scores predictions; models of the task {task} make none",
+                where=where,
+                fix="take it out",
+            )
+
+
+def require_measured(rules: Iterable[GateRule], measured: Iterable[str]) -> None:
+    """Raises RecipeError for a rule on a metric of another package that nothing measures."""
+    added = set(measured)
+    for rule in rules:
+        name = read_bound(rule).metric.name
+        if name not in METRICS and name not in added:
+            raise RecipeError(
+                f"gates.{rule.metric}: {name} is not measured",
+                where=rule.origin,
+                fix=f"ask for it with measure: {{quality: {{metrics: [{name}]}}}}",
+            )
 
 
 def require_task(rules: Iterable[GateRule], task: str) -> None:

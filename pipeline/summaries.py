@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .measurements import Column, Measured, Measurements
-from .metrics import METRICS, Metric
+from .metrics import METRICS, Estimator, Metric
 from .statistics import (
     Estimate,
     cluster_interval,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NOTHING = Estimate(math.nan, None, None, 0)
 # Samples must add up to the value that was reported with them, save for rounding in other orders of summing.
 TOLERANCE = 1e-5
+BY_DOCUMENT = ("perplexity", "token_mean", "paired_mean")
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def summarize(measurements: Measurements, *, alpha: float, resamples: int) -> di
         empty = Measured(measurements.kind, "", "lower", "absolute", math.nan, math.nan, 0)
         return {measurements.kind: Summary(empty, fault=f"{measurements.kind}: nothing was measured")}
     needs_documents = any(
-        name in METRICS and METRICS[name].estimator in ("perplexity", "token_mean")
-        for name in measurements.metrics
+        _estimator(name, measurements.columns) in BY_DOCUMENT for name in measurements.metrics
     )
     fault = column_fault(measurements.columns) if needs_documents else ""
     documents = _documents(measurements, resamples) if needs_documents and not fault else None
@@ -109,21 +109,52 @@ def _summary(
     measured: Measured, measurements: Measurements, documents: Documents | None, fault: str, alpha: float
 ) -> Summary:
     metric = METRICS.get(measured.name)
-    estimator = metric.estimator if metric else "exact"
+    estimator = _estimator(measured.name, measurements.columns)
     for side, number in (("reference", measured.reference), ("artifact", measured.value)):
         if not math.isfinite(number):
             return Summary(measured, fault=f"the {side}'s {measured.name} is not a finite number")
     if measured.comparison == "relative" and measured.reference <= 0:
         return Summary(measured, fault=f"the reference's {measured.name} is not above 0")
-    if metric is None or estimator == "exact":
+    if estimator == "exact":
         return Summary(measured, exact(measured.value), exact(_difference(measured)))
-    if estimator == "repeats":
+    if metric is not None and estimator == "repeats":
         return _from_repeats(measured, metric, measurements, alpha)
     if fault:
         return Summary(measured, fault=fault)
-    if documents is None or metric.column not in documents.columns:
-        return Summary(measured, fault=f"the samples have no column {metric.column}")
+    if documents is None:
+        raise ValueError(f"{measured.name}: no sums by document were made")
+    if estimator == "paired_mean":
+        return _from_pairs(measured, documents, alpha)
+    if metric is None or metric.column not in documents.columns:
+        return Summary(measured, fault=f"the samples have no column {metric.column if metric else ''}")
     return _from_documents(measured, metric, documents, alpha)
+
+
+def _estimator(name: str, columns: Mapping[str, Column]) -> Estimator:
+    """How a metric's samples lead to its value; sums of both sides speak for themselves."""
+    if all(f"{name}_{side}" in columns for side in ("reference", "value")):
+        return "paired_mean"
+    return METRICS[name].estimator if name in METRICS else "exact"
+
+
+def _from_pairs(measured: Measured, documents: Documents, alpha: float) -> Summary:
+    """A mean over tokens of both sides, each a column of sums."""
+    import numpy as np
+
+    tokens, reference, value = (
+        documents.columns.index(name)
+        for name in ("tokens", f"{measured.name}_reference", f"{measured.name}_value")
+    )
+    if measured.comparison == "relative" and np.any(documents.sums[:, reference] <= 0):
+        return Summary(measured, fault=f"the reference's {measured.name} of a document is not above 0")
+
+    def change(sums: Array) -> Array:
+        if measured.comparison == "relative":
+            return sums[..., value] / sums[..., reference] - 1
+        return (sums[..., value] - sums[..., reference]) / sums[..., tokens]
+
+    mean = documents.estimate(lambda sums: sums[..., value] / sums[..., tokens], alpha)
+    return _if_consistent(Summary(measured, mean, documents.estimate(change, alpha)), documents)
 
 
 def _difference(measured: Measured) -> float:

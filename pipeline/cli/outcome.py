@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..metrics import METRICS
+from ..metrics import metric_title, place_in_table
 from ..units import show, show_delta
 
 if TYPE_CHECKING:
@@ -78,11 +78,9 @@ def metric_table(target: TargetReport, headings: Sequence[str]) -> Table:
     table.add_column("", no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True, style="dim" if heading == INTERVAL else None)
-    order = list(METRICS)
-    for name in sorted(target.metrics, key=lambda each: order.index(each) if each in order else len(order)):
-        title = METRICS[name].title if name in METRICS else name
+    for name in sorted(target.metrics, key=place_in_table):
         cells = _cells(target.metrics[name])
-        table.add_row(title, *(cells[heading] for heading in headings))
+        table.add_row(metric_title(name), *(cells[heading] for heading in headings))
     return table
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..gate import Check, MetricResult, worst
-from ..metrics import METRICS, place_in_table
+from ..metrics import metric_title, place_in_table
 from ..units import show, show_bytes, show_count, show_delta, show_interval, show_seconds, significant
 from . import plots
 from .dag import dag
@@ -105,11 +105,6 @@ def _template() -> jinja2.Template:
         "metric_title": metric_title,
     }  # fmt: skip
     return environment.get_template("report.html.j2")
-
-
-def metric_title(name: str) -> str:
-    """What a metric is called in words."""
-    return METRICS[name].title if name in METRICS else name
 
 
 def headlines(target: TargetReport) -> list[Headline]:

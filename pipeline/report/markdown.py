@@ -6,8 +6,9 @@ import html
 import re
 from typing import TYPE_CHECKING
 
+from ..metrics import metric_title
 from ..units import show, show_count, show_delta, show_interval
-from .html import SENTENCES, WORDS, metric_title
+from .html import SENTENCES, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

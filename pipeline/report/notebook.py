@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..metrics import METRICS
+from ..metrics import metric_title, place_in_table
 from ..units import show, show_delta
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ UNDECIDED = "#9a6700"
 def render_table(report: RunReport) -> str:
     """An HTML table: targets down, metrics across; each cell has the artifact's value and the change."""
     measured = {name for target in report.targets.values() for name in target.metrics}
-    names = [name for name in METRICS if name in measured]
+    names = sorted(measured, key=place_in_table)
     head = "".join(f"<th>{escape(title)}</th>" for title in _titles(names))
     rows = "".join(f"<tr>{''.join(_cells(target, names))}</tr>" for target in report.targets.values())
     caption = f"{escape(report.model.name)} · run {escape(report.run)}"
@@ -29,7 +29,7 @@ def render_table(report: RunReport) -> str:
 
 def _titles(names: list[str]) -> Iterator[str]:
     yield from ("target", "verdict")
-    yield from (METRICS[name].title for name in names)
+    yield from (metric_title(name) for name in names)
 
 
 def _cells(target: TargetReport, names: list[str]) -> Iterator[str]:

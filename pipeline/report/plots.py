@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..metrics import METRICS
+from ..metrics import metric_title
 from ..units import MINUS, THIN, show, show_bytes, show_count, show_delta
 from .svg import Fragment, Scale, circle, drawing, join, line, padded, rectangle, tag, text
 
@@ -152,7 +152,7 @@ def repeats(metric: str, rows: Mapping[str, Timing]) -> Fragment:
             parts += _strip(y, kind, samples, scale, unit)
         y += 26
     parts += _axis(scale, y - 8)
-    title = METRICS[metric].title if metric in METRICS else metric
+    title = metric_title(metric)
     return drawing(FIGURE_WIDTH, y + 10, f"{title}: every repeat, reference and artifact", *parts)
 
 

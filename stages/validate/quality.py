@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import StageError
+from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from . import plugins
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
     import numpy as np
     import numpy.typing as npt
 
@@ -24,13 +29,24 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, dict[str, object]]
 Samples = dict[str, list[float | None]]
+# One window against the reference's, and the two sums of every added metric.
+Scored = tuple["Comparison", list[tuple[float, float]]]
+# What this stage's own metrics mean; a number rises when the same output would score otherwise.
+VERSIONS = {"perplexity": 1, "kl_divergence": 1, "top1_agreement": 1, "cosine": 1, "parity_max_error": 1}
 
 
 @dataclass(frozen=True)
 class QualityParams:
-    """`validate.quality` has no parameters: windows and k are the reference's, or they could not be
-    compared.
-    """
+    """Parameters of `validate.quality`. Windows and k are the reference's, or they could not be compared."""
+
+    metrics: tuple[str, ...] = param(
+        (), doc="metrics of installed packages, measured beside Ingot's own; for causal language models"
+    )
+
+
+def sources(params: QualityParams) -> Mapping[str, Path]:
+    """The files that define added metrics."""
+    return plugins.sources(params.metrics)
 
 
 @stage(
@@ -42,6 +58,7 @@ class QualityParams:
     determinism="bitwise",
     tools=("numpy", "onnxruntime"),
     summary="Perplexity, KL and top-1 agreement (encoders: cosine) of an artifact against the reference",
+    reads=sources,
 )
 def run(context: Context[QualityParams]) -> Result:
     """Writes metrics, per-window samples and parity.
@@ -49,7 +66,7 @@ def run(context: Context[QualityParams]) -> Result:
     Perplexity is exp(Σ nll / Σ tokens) over predicted tokens; KL is the mean over them of the divergence of
     the reference from the artifact, as in :func:`ingot.stages.model.logits.divergence`. Output that is not
     finite is recorded, not refused: the gate fails on it. Raises StageError when the artifact is of another
-    vocabulary or task than the reference.
+    vocabulary or task than the reference, and when a metric of another package breaks.
     """
     from ...targets.runtimes import onnx
     from ..model import logits_store
@@ -61,6 +78,7 @@ def run(context: Context[QualityParams]) -> Result:
     try:
         info = session.info
         _check_comparable(reference, info)
+        added = [plugins.get(name) for name in context.params.metrics]
         cases = parity.measure(session, reference.parity)
         score = _causal if info.task == "causal-lm" else _encoder
         started = time.perf_counter()
@@ -80,12 +98,18 @@ def run(context: Context[QualityParams]) -> Result:
             name: {key: measures.number(value) for key, value in case.items()} for name, case in cases.items()
         },
         "golden": continuations,
-        "data": reference.facts(),
+        "data": {**reference.facts(), "versions": _versions(metrics, added)},
         "environment": {"runtime": info.runtime, "runtime_version": info.runtime_version},
     }
     measures.write(context.output, "quality", info.task, document, samples)
     observed = {"seconds": round(seconds, 3), "tokens_per_second": round(reference.windows.tokens / seconds)}
     return Result(facts={"measures": "quality", **reference.facts()}, observed=observed)
+
+
+def _versions(metrics: Metrics, added: Iterable[plugins.Metric]) -> dict[str, int]:
+    """The version of each metric's definition, which baselines pin."""
+    known = {**{metric.name: metric.version for metric in added}, **VERSIONS}
+    return {name: known[name] for name in metrics}
 
 
 def _continuations(context: Context[QualityParams], session: Session) -> list[dict[str, object]]:
@@ -113,7 +137,7 @@ def _check_comparable(reference: Logits, info: SessionInfo) -> None:
 
 
 def _causal(context: Context[QualityParams], session: Session, reference: Logits) -> tuple[Metrics, Samples]:
-    """Perplexity, KL and top-1 agreement, with sums a window."""
+    """Perplexity, KL and top-1 agreement, and the metrics that were added, with sums a window."""
     import numpy as np
 
     from ..model.logits import TopK
@@ -124,20 +148,22 @@ def _causal(context: Context[QualityParams], session: Session, reference: Logits
     windows, nll, top = reference.windows, reference.nll, reference.top
     if nll is None or top is None:
         raise StageError("the reference holds no predictions")
-    tops = top
+    losses, tops = nll, top
+    added = [plugins.get(name) for name in context.params.metrics]
 
-    def work(which: Ids, ids: Ids) -> list[Comparison]:
-        outputs = session.logits(ids)
-        return [
-            compare(logits, row, TopK(tops.ids[place], tops.log_probabilities[place], tops.tail[place]))
-            for logits, row, place in zip(outputs, ids, windows.predictions(which), strict=True)
-        ]
+    def work(which: Ids, ids: Ids) -> list[Scored]:
+        found = []
+        for logits, row, place in zip(session.logits(ids), ids, windows.predictions(which), strict=True):
+            expected = TopK(tops.ids[place], tops.log_probabilities[place], tops.tail[place])
+            window = plugins.Window(row, logits, losses[place], expected)
+            found.append((compare(logits, row, expected), [plugins.score(each, window) for each in added]))
+        return found
 
     scored = side_by_side(work, windows, reference.vocabulary, context.threads, context.progress)
-    found: dict[int, Comparison] = {}
+    found: dict[int, Scored] = {}
     for which, results in scored:
         found.update(zip(which.tolist(), results, strict=True))
-    compared = [found[number] for number in range(windows.count)]
+    compared = [found[number][0] for number in range(windows.count)]
     tokens = windows.lengths - 1
     total = int(tokens.sum())
     expected = np.add.reduceat(nll.astype(np.float64), np.cumsum(tokens) - tokens)
@@ -159,6 +185,14 @@ def _causal(context: Context[QualityParams], session: Session, reference: Logits
         "kl": column(each.kl for each in compared),
         "top1": column(each.top1 for each in compared),
     }
+    for place, each in enumerate(added):
+        sums = [found[number][1][place] for number in range(windows.count)]
+        sides = list(zip(*sums, strict=True))
+        reference_mean, value_mean = (sum(side) / total for side in sides)
+        metrics[each.name] = metric(
+            each.unit, each.better, each.comparison, reference_mean, value_mean, **counts
+        )
+        samples[f"{each.name}_reference"], samples[f"{each.name}_value"] = map(column, sides)
     return metrics, samples
 
 
