@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,19 @@ from numpy.testing import assert_allclose
 
 from .conftest import quantize
 from .oracle import OnnxModel, TorchModel, cases, largest_difference
+from .variants import DECODERS, MIXTURES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CLASSES = {
+FIRST = {
     "llama": "LlamaForCausalLM",
     "llama-tied": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
 }
+CLASSES = {**FIRST, **dict.fromkeys(DECODERS, "AutoModelForCausalLM")}
 
 
 def describe(directory: Path) -> Architecture:
@@ -54,7 +57,7 @@ def with_restored(directory: Path, target: Path, restored: dict[str, Any]) -> Pa
     return target
 
 
-@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("family", FIRST)
 @pytest.mark.parametrize(
     ("bits", "group", "sym"),
     [
@@ -77,6 +80,24 @@ def test_weight_only_graphs_compute_with_the_dequantized_weights(
     reference = TorchModel(with_restored(directory, tmp_path / "restored", restored), CLASSES[family])
     case = cases(320)["batch 2 padded on the left"]
     assert largest_difference(OnnxModel(exported.directory), reference, case) <= 1e-4
+    assert exported.result.facts["weights_by_width"][f"int{bits}"]["tensors"] == len(restored)
+
+
+@pytest.mark.parametrize(
+    ("family", "bits"),
+    [*((family, 4) for family in DECODERS), ("mixtral", 2), ("mixtral", 3), ("mixtral", 8)],
+)
+def test_later_decoders_compute_with_the_dequantized_weights(
+    family: str, bits: int, tiny_checkpoint: Any, export: Any, tmp_path: Path
+) -> None:
+    directory = tiny_checkpoint(family)
+    form = {"bits": bits, "group_size": 32, "sym": False}
+    restored = quantize(directory, tmp_path / "quantized", every_weight(directory, **form))
+    exported = export(tmp_path / "quantized", "quantized-checkpoint", accuracy_level=0)
+    reference = TorchModel(with_restored(directory, tmp_path / "restored", restored), CLASSES[family])
+    onnx_model = OnnxModel(exported.directory)
+    for case in ("decoding with a past", "batch 2 padded on the left"):
+        assert largest_difference(onnx_model, reference, cases(320)[case]) <= 1e-4
     assert exported.result.facts["weights_by_width"][f"int{bits}"]["tensors"] == len(restored)
 
 
@@ -119,8 +140,10 @@ def test_the_int8_codes_in_the_graph_are_the_codes_of_the_checkpoint_about_128(
         assert np.array_equal(arrays[f"{name}.zeros"].astype(int) + 128, weight.zeros[:, 0])
 
 
-@pytest.mark.parametrize("sym", [True, False])
-@pytest.mark.parametrize("family", [*CLASSES, "bert"])
+@pytest.mark.parametrize(
+    ("family", "sym"),
+    [*itertools.product((*FIRST, "bert"), (True, False)), *((family, True) for family in DECODERS)],
+)
 def test_dynamic_int8_stays_within_the_rounding_of_activations(
     family: str, sym: bool, tiny_checkpoint: Any, export: Any, tmp_path: Path
 ) -> None:
@@ -129,16 +152,19 @@ def test_dynamic_int8_stays_within_the_rounding_of_activations(
     restored = quantize(directory, tmp_path / "q", every_weight(directory, **form))
     exported = export(tmp_path / "q", "quantized-checkpoint")
     reference = TorchModel(
-        with_restored(directory, tmp_path / "restored", restored), CLASSES.get(family, "BertModel")
+        with_restored(directory, tmp_path / "restored", restored), CLASSES.get(family, "AutoModel")
     )
     feeds = cases(320)["batch 2"].steps()[0]
-    if family == "bert":
-        feeds = {**feeds, "token_type_ids": np.zeros_like(feeds["input_ids"])}
+    if family not in CLASSES:
         feeds.pop("position_ids")
+    if family == "bert":
+        feeds["token_type_ids"] = np.zeros_like(feeds["input_ids"])
     ours, _ = OnnxModel(exported.directory)(feeds)
-    theirs, _ = reference(feeds)
-    # Rounding to 1/127 of a row's largest value leaves about 1 % at each of the dozen products in a row.
-    assert np.linalg.norm(ours - theirs) <= 0.06 * np.linalg.norm(theirs)
+    theirs = reference(feeds)[0] if family in CLASSES else reference.hidden(feeds)
+    # Rounding to 1/127 of a row's largest value leaves about 1 % at each of the dozen products in a row; and
+    # it may tip a router, where a token then goes through another expert.
+    bound = 0.1 if family in MIXTURES else 0.06
+    assert np.linalg.norm(ours - theirs) <= bound * np.linalg.norm(theirs)
 
 
 def test_one_integer_product_is_what_rounding_each_token_by_itself_gives(
@@ -165,10 +191,11 @@ def test_one_integer_product_is_what_rounding_each_token_by_itself_gives(
     assert_allclose(logits, expected, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", *MIXTURES])
 def test_a_token_does_not_depend_on_what_else_is_in_the_batch(
-    tiny_checkpoint: Any, export: Any, tmp_path: Path
+    family: str, tiny_checkpoint: Any, export: Any, tmp_path: Path
 ) -> None:
-    directory = tiny_checkpoint("llama")
+    directory = tiny_checkpoint(family)
     quantize(directory, tmp_path / "q", every_weight(directory, bits=8, activation="dynamic"))
     model = OnnxModel(export(tmp_path / "q", "quantized-checkpoint").directory)
     rng = np.random.default_rng(0)

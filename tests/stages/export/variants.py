@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-DECODERS = (
-    "phi", "phi3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "opt", "mixtral", "qwen2_moe", "qwen3_moe",
-)  # fmt: skip
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
+DECODERS = ("phi", "phi3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "opt", *MIXTURES)
 
 SHAPE = {
     "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -25,6 +25,17 @@ LINEARS = {
     "qwen3": 14,
     "gpt2": 8,
     "bert": 12,
+    "phi": 13,
+    "phi3": 9,
+    "gemma": 14,
+    "gemma2": 14,
+    "gemma3_text": 14,
+    "gpt_neox": 9,
+    "opt": 12,
+    # Of a mixture, 4 of attention and 3 of each expert in a layer, 3 of a shared one; routers stay as they are.
+    "mixtral": 2 * (4 + 4 * 3) + 1,
+    "qwen2_moe": (4 + 5 * 3 + 3) + (4 + 3) + 1,
+    "qwen3_moe": 2 * (4 + 5 * 3) + 1,
     "roberta": 12,
     "distilbert": 12,
 }
