@@ -9,6 +9,8 @@ import pytest
 from ingot.artifacts.errors import IntakeError
 from ingot.stages.model.families import FAMILIES, Architecture, architecture
 
+from .test_decoders import FAMILIES as DECODERS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -49,7 +51,7 @@ def built(family: str, tmp_path: Path, **more: Any) -> tuple[Architecture, Any]:
 
 
 def test_every_family_is_compared_with_transformers() -> None:
-    assert set(CLASSES) == set(FAMILIES)
+    assert {*CLASSES, *DECODERS} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -32,7 +32,7 @@ LINEARS = {
     "gemma3_text": 14,
     "gpt_neox": 9,
     "opt": 12,
-    # Of a mixture, 4 of attention and 3 of each expert in a layer, 3 of a shared one; routers stay as they are.
+    # Of a mixture, 4 of attention and 3 of each expert in a layer, 3 of a shared one; routers stay.
     "mixtral": 2 * (4 + 4 * 3) + 1,
     "qwen2_moe": (4 + 5 * 3 + 3) + (4 + 3) + 1,
     "qwen3_moe": 2 * (4 + 5 * 3) + 1,
