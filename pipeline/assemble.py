@@ -24,6 +24,7 @@ from .data import BUNDLED_ORIGIN, ROLES
 from .draft import Draft
 from .fan import fan_out, wide_axes
 from .layers import GATES, environment_name, names_target
+from .pickles import pickles_allowed
 from .steps import LOAD
 from .trunk import Trunk
 
@@ -43,19 +44,21 @@ def graph_of(recipe: Recipe, host: hosts.Host | None = None) -> Graph:
 
     Raises IntakeError for a source that may not be loaded, and what :func:`build_graph` raises.
     """
-    directory = resolve_source(recipe.model).absolute()
+    pickled = pickles_allowed(recipe)
+    directory = resolve_source(recipe.model, allow_pickle=LOAD in pickled).absolute()
     loads = {step.name for step in recipe.steps if step.family == LOAD}
     found: dict[str, Path] = {LOAD: directory}
     for setting in recipe.settings:
         if setting.path[0] in loads and setting.path[1] == "model":
-            found[setting.path[0]] = resolve_source(str(setting.value)).absolute()
+            name = setting.path[0]
+            found[name] = resolve_source(str(setting.value), allow_pickle=name in pickled).absolute()
     settings = tuple(
         replace(setting, value=str(found[setting.path[0]]))
         if setting.path[0] in found and setting.path[1] == "model"
         else setting
         for setting in recipe.settings
     )
-    facts = {name: asdict(inspect_source(path)) for name, path in found.items()}
+    facts = {name: asdict(inspect_source(path, allow_pickle=name in pickled)) for name, path in found.items()}
     made = build_graph(replace(recipe, model=str(directory), settings=settings), facts[LOAD], host)
     return replace(made, sources=facts)
 

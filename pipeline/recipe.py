@@ -21,6 +21,7 @@ from ..artifacts.digest import digest_json
 from ..artifacts.errors import RecipeError, nearest
 from ..artifacts.schema import build, param, unknown_name
 from ..artifacts.yaml import Written, read_yaml
+from ..stages.load.files import is_archive, not_a_directory
 from ..stages.load.hub import HUB_NAME
 from ..targets.profile import MEASURE_SECTIONS
 from ..targets.rules import Setting
@@ -167,11 +168,13 @@ def find_model(name: str, directory: Path, label: str, where: str) -> str:
         return str(path)
     if HUB_NAME.fullmatch(name) and not path.exists():
         return name
-    what = "is not a directory" if path.exists() else "does not exist"
+    if path.exists():
+        what = "is an archive, and archives are not read" if is_archive(path) else "is not a directory"
+        raise RecipeError(f"{label}: {name!r} {what}", where=where, fix=not_a_directory(path).fix)
     sibling = nearest(path.name, [each.name for each in path.parent.glob("*")])
-    fix = f"did you mean {path.parent / sibling}?" if sibling and not path.exists() else None
+    fix = f"did you mean {path.parent / sibling}?" if sibling else None
     raise RecipeError(
-        f"{label}: {name!r} {what}",
+        f"{label}: {name!r} does not exist",
         where=where,
         fix=fix
         or "name a directory with config.json, tokenizer and safetensors, or org/name@revision on the hub",

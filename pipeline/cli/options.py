@@ -43,6 +43,11 @@ def source_options(function: Function) -> Function:
             ),
             click.option("--calibration", type=click.Path(path_type=Path), help="Text for statistics."),
             click.option(
+                "--allow-pickle",
+                is_flag=True,
+                help="Take tensors from pickled weights where there are no safetensors.",
+            ),
+            click.option(
                 "--set", "settings", multiple=True, metavar="NODE.PARAM=VALUE", help="Override a value."
             ),
             store_option,

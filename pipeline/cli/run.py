@@ -33,6 +33,16 @@ def run_command(ctx: click.Context, /, store: Path | None, as_json: bool, **opti
 
 def recipe_of(options: dict[str, Any]) -> Recipe:
     """The recipe that the options name or stand for; raises RecipeError when they do neither, or both."""
+    recipe = written_recipe(options)
+    if not options.get("allow_pickle"):
+        return recipe
+    from ..pickles import with_pickles
+
+    return with_pickles(recipe)
+
+
+def written_recipe(options: dict[str, Any]) -> Recipe:
+    """The recipe file, or what stands in its place; errors as in :func:`recipe_of`."""
     from ..layers import command_line, environment
     from ..recipe import load_recipe, recipe_from_options
 
