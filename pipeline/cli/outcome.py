@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ..metrics import metric_title, place_in_table
+from ..report.overview import alone, overviews
 from ..units import show, show_delta
+from .overview import COLOURS, MARKS, show_overview
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,6 @@ CHOICES = (
     ("reference", "artifact", "change"),
     ("artifact", "change"),
 )
-COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "unverified": "yellow", "error": "red"}
 
 
 def show_run(finished: Run) -> None:
@@ -38,22 +39,25 @@ def show_run(finished: Run) -> None:
 
     # A pipe has no width; the table needs this much.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    for target in finished.report.targets.values():
+    targets = finished.report.targets
+    for overview in overviews(targets):
+        show_overview(overview, console)
+    for target in alone(targets):
         console.print()
         if target.metrics:
             console.print(fitting_table(target, console))
         verdict = click.style(f" {target.status.upper()} ", fg="white", bg=COLOURS[target.status], bold=True)
         click.echo(f"{verdict} {target.name}" + (f": {target.explanation}" if target.explanation else ""))
         for check in target.checks:
-            mark = {"pass": "✓", "fail": "✗"}.get(check.status, "?")
-            click.echo(f"  {click.style(mark, fg=COLOURS[check.status])} {check.message}")
+            click.echo(f"  {click.style(MARKS[check.status], fg=COLOURS[check.status])} {check.message}")
         for note in target.notes:
             click.echo(f"  note: {note}")
     click.echo()
     for note in finished.report.notes:
         click.echo(f"note:      {note}")
-    for target in finished.report.targets.values():
-        click.echo(f"delivery:  {target.delivery or f'none for {target.name} ({target.status})'}")
+    for target in targets.values():
+        if target.delivery is not None or target.cell_of is None:
+            click.echo(f"delivery:  {target.delivery or f'none for {target.name} ({target.status})'}")
     click.echo(f"report:    {finished.report_path}")
 
 
@@ -70,11 +74,11 @@ def fitting_table(target: TargetReport, console: Console) -> Table:
 def metric_table(target: TargetReport, headings: Sequence[str]) -> Table:
     """A line a metric with the columns that ``headings`` name."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        title=f"{target.name}  [dim]{target.format}[/dim]", title_justify="left", box=box.SIMPLE_HEAD
-    )
+    title = f"{escape(target.name)}  [dim]{target.format}[/dim]"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True, style="dim" if heading == INTERVAL else None)
