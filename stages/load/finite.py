@@ -49,19 +49,19 @@ def count_nonfinite(info: TensorInfo) -> int:
     return found
 
 
-def check_tied(embedding: TensorInfo, head: TensorInfo, where: Path) -> None:
-    """Raises IntakeError unless a stored head that the config calls tied is the embedding, bit for bit."""
+def check_tied(embedding: TensorInfo, copy: TensorInfo, where: Path) -> None:
+    """Raises IntakeError unless a stored tensor that the config calls tied is the embedding, bit for bit."""
     import numpy as np
 
-    same = (embedding.dtype, embedding.shape) == (head.dtype, head.shape) and all(
+    same = (embedding.dtype, embedding.shape) == (copy.dtype, copy.shape) and all(
         np.array_equal(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8))
-        for one, other in zip(blocks(embedding), blocks(head), strict=True)
+        for one, other in zip(blocks(embedding), blocks(copy), strict=True)
     )
     if not same:
         raise IntakeError(
-            f"config.json ties the head to the embedding, but {head.name} is not {embedding.name}",
+            f"config.json ties {copy.name} to the embedding, but it is not {embedding.name}",
             where=str(where),
-            fix="set tie_word_embeddings to false in config.json, or remove the head",
+            fix=f"set tie_word_embeddings to false in config.json, or remove {copy.name}",
         )
 
 

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 class SourceFacts:
     """What is known of a source checkpoint.
 
-    architecture: transformers' class.  task: causal-lm or encoder.  parameters: of the network, a tied head
-    counted once.  weight_bytes: of the safetensors files.  dtype: of most parameters.  context: the longest
-    sequence, in tokens.  source: uri, and revision and license where they are known; it says where the files
-    were found, so it is no part of what they are.
+    architecture: transformers' class.  task: causal-lm, encoder or seq2seq-lm.  parameters: of the network, a
+    tied head counted once.  weight_bytes: of the safetensors files.  dtype: of most parameters.  layers: of
+    an encoder-decoder, those of its decoder.  context: the longest sequence, in tokens.  source: uri, and
+    revision and license where they are known; it says where the files were found, so it is no part of what
+    they are.
     """
 
     architecture: str

@@ -98,7 +98,7 @@ def inspect_copy(copy: Path, source: Path) -> SourceFacts:
 
 
 def check_weights(context: Context[LoadParams], copy: Checkpoint, source: Path) -> None:
-    """Raises IntakeError for NaN or infinite weights, and for a tied head that is not the embedding.
+    """Raises IntakeError for NaN or infinite weights, and for a tied tensor that is not the embedding.
 
     source: the directory that was copied, for messages.
     """
@@ -112,9 +112,10 @@ def check_weights(context: Context[LoadParams], copy: Checkpoint, source: Path) 
         check_finite(info, source / info.file.name)
         done += info.nbytes
     context.progress(total, total, "checked")
-    if model.tied and TIED_HEAD in tensors:
-        head = tensors.info(TIED_HEAD)
-        check_tied(tensors.info(model.embedding), head, source / head.file.name)
+    for name in (*((TIED_HEAD,) if model.tied else ()), *model.copies):
+        if name in tensors:
+            tied = tensors.info(name)
+            check_tied(tensors.info(model.embedding), tied, source / tied.file.name)
 
 
 def check_readable(copy: Path, source: Path) -> None:

@@ -53,7 +53,8 @@ def choose(model: Architecture, choice: Choice) -> dict[str, WeightSpec]:
     if model.tied:
         embedding = wider(choice.embedding, choice.head)
     if embedding is not None:
-        specs[model.embedding] = WeightSpec(embedding, (model.vocabulary, model.embedding_width))
+        for name in model.embeddings:
+            specs[name] = WeightSpec(embedding, (model.vocabulary, model.embedding_width))
     for linear in model.linears:
         form = choice.head if linear.name == model.lm_head else choice.linear
         if form is not None:

@@ -174,7 +174,8 @@ class Architecture:
     is.  head_bias: tensor name of [1, vocabulary], added to the logits.  logit_softcap: c of c·tanh(x / c).
     embedding_in, embedding_out: maps between token embeddings that are narrower than hidden and the layers.
     head: the output head, None when it is the token embedding (``tied``) or when there is none.  ignored:
-    shell patterns of tensors that a checkpoint may hold and that this network does not use.
+    shell patterns of tensors that a checkpoint may hold and that this network does not use.  copies: tensors
+    that are the token embedding, bit for bit, where a checkpoint holds them.
     encoder: the half that reads the source, of a `seq2seq-lm`; all else is then of the half that writes the
     target, which begins with the token decoder_start.
     """
@@ -202,6 +203,7 @@ class Architecture:
     head: Linear | None = None
     tied: bool = False
     ignored: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
     position_offset: int = 0
     position_padding: int | None = None
     relative_bias: RelativeBias | None = None
@@ -219,6 +221,12 @@ class Architecture:
     def embedding_width(self) -> int:
         """Features of a token's embedding."""
         return self.embedding_in.in_features if self.embedding_in else self.hidden
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The tensor names of the token embeddings: one, or two where an encoder has its own."""
+        halves = (self.encoder, self) if self.encoder else (self,)
+        return tuple(dict.fromkeys(half.embedding for half in halves))
 
     @property
     def lm_head(self) -> str | None:

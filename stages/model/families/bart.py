@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # The bare class is how the pretrained checkpoints were published; their head is the embedding.
 ACCEPTED = ("BartForConditionalGeneration", "BartModel")
-IGNORED = ("*embed_tokens.weight", "*coder.version")
+IGNORED = ("*coder.version",)
 HEAD = "lm_head.weight"
 LOGITS_BIAS = "final_logits_bias"
 # Rows of the table of positions before that of position 0.
@@ -22,27 +22,32 @@ NORM_EPS = 1e-5
 
 
 def bart(reader: ConfigReader) -> Architecture:
-    """The architecture that a BART config describes; the constant bias on its logits may be absent."""
+    """The architecture that a BART config describes; the constant bias on its logits may be absent.
+
+    Its three embeddings are one where they are tied, as in all that were published, else three.
+    """
     reader.check_class(ACCEPTED)
     hidden, vocabulary = reader.integer("d_model"), reader.integer("vocab_size")
     is_tied = reader.flag("tie_word_embeddings", True)
     bare = not reader.tensor_names and reader.config.get("architectures") == ["BartModel"]
     root = "" if bare else reader.prefix("model.")
     has_bias = reader.holds(LOGITS_BIAS) if reader.tensor_names else not bare
-    encoder = _side(reader, root, "encoder")
+    copies = tuple(f"{root}{side}.embed_tokens.weight" for side in ("encoder", "decoder"))
+    encoder, decoder = (_side(reader, root, side, is_tied=is_tied) for side in ("encoder", "decoder"))
     return replace(
-        _side(reader, root, "decoder"),
+        decoder,
         task="seq2seq-lm",
         head=None if is_tied else Linear(HEAD, "lm_head", vocabulary, hidden),
         tied=is_tied,
         head_bias=LOGITS_BIAS if has_bias else None,
-        ignored=(*IGNORED, *((HEAD,) if is_tied else ())),
+        ignored=(*IGNORED, *((HEAD, *copies) if is_tied else (f"{root}shared.weight",))),
+        copies=copies if is_tied else (),
         encoder=encoder,
         decoder_start=reader.token("decoder_start_token_id", 2),
     )
 
 
-def _side(reader: ConfigReader, root: str, side: str) -> Architecture:
+def _side(reader: ConfigReader, root: str, side: str, *, is_tied: bool) -> Architecture:
     hidden, heads = reader.integer("d_model"), reader.integer(f"{side}_attention_heads")
     if hidden % heads:
         raise reader.error("d_model", f"is not a multiple of {side}_attention_heads, {heads}")
@@ -60,7 +65,7 @@ def _side(reader: ConfigReader, root: str, side: str) -> Architecture:
         norm="layer",
         norm_eps=NORM_EPS,
         norm_first=False,
-        embedding=f"{root}shared.weight",
+        embedding=f"{root}shared.weight" if is_tied else f"{root}{side}.embed_tokens.weight",
         layers=tuple(
             _layer(root, side, index, hidden, wide, hidden // heads) for index in range(count)
         ),

@@ -12,10 +12,8 @@ if TYPE_CHECKING:
 
     from .config import ConfigReader
 
-IGNORED = (
-    "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-)  # fmt: skip
+COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+IGNORED = (*COPIES, "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
 HEAD = "lm_head.weight"
 # `feed_forward_proj`: the activation and whether a gate is activated. A gated gelu is the tanh form.
 FEED_FORWARDS: Mapping[str, tuple[Activation, bool]] = {
@@ -61,6 +59,7 @@ def t5(reader: ConfigReader, accepted: tuple[str, ...] = ("T5ForConditionalGener
         final_norm=Norm("encoder.final_layer_norm.weight"),
         relative_bias=_bias(reader, "encoder", both_directions=True),
         ignored=IGNORED,
+        copies=COPIES,
     )
     deep = reader.integer("num_decoder_layers", count)
     return replace(

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .oracle import Array
-
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from .oracle import Feeds
+
+    Array = npt.NDArray[Any]
 
 
 class OnnxPair:

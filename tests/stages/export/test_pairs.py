@@ -41,6 +41,14 @@ PAIR_VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "activation_function": "relu",
         },
     ),
+    "bart with three embeddings": (
+        "BartForConditionalGeneration", "BartConfig",
+        {
+            "vocab_size": 320, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1,
+            "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 40,
+            "decoder_ffn_dim": 40, "max_position_embeddings": 64, "tie_word_embeddings": False,
+        },
+    ),
     "bart as its pretraining left it, without a bias on its logits": (
         "BartModel", "BartConfig",
         {

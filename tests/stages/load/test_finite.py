@@ -64,7 +64,7 @@ def test_equal_copies_pass_as_tied_and_others_do_not(tmp_path, monkeypatch):
     infos = stored(tmp_path / "w.safetensors", table=table, copy=table.clone(), late=late, half=table.half())
     finite.check_tied(infos["table"], infos["copy"], tmp_path)
     for name in ("late", "half"):
-        with pytest.raises(IntakeError, match=f"{name} is not table"):
+        with pytest.raises(IntakeError, match=f"ties {name} to the embedding, but it is not table"):
             finite.check_tied(infos["table"], infos[name], tmp_path)
 
 

@@ -14,8 +14,9 @@ import torch
 from ingot.artifacts.errors import IntakeError
 from ingot.stages.load.intake import inspect_source
 
-FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "gpt2", "bert", "roberta", "distilbert")
 ENCODERS = ("bert", "roberta", "distilbert")
+PAIRS = ("t5", "bart")
+FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "gpt2", *ENCODERS, *PAIRS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -28,13 +29,17 @@ def test_facts_are_those_that_transformers_finds_when_it_loads_the_model(tiny_ch
     # The pooler of an encoder has no part in the last hidden state, which is what Ingot exports.
     options = {"add_pooling_layer": False} if family in ("bert", "roberta") else {}
     model = getattr(transformers, facts.architecture).from_pretrained(directory, **options)
-    assert facts.parameters == model.num_parameters()
-    assert facts.task == ("encoder" if family in ENCODERS else "causal-lm")
-    assert facts.tied == (family in ("llama-tied", "qwen2", "qwen3", "gpt2"))
+    # The constant bias on BART's logits is a buffer in transformers.
+    assert facts.parameters == model.num_parameters() + (320 if family == "bart" else 0)
+    task = {**dict.fromkeys(ENCODERS, "encoder"), **dict.fromkeys(PAIRS, "seq2seq-lm")}
+    assert facts.task == task.get(family, "causal-lm")
+    assert facts.tied == (family in ("llama-tied", "qwen2", "qwen3", "gpt2", *PAIRS))
     assert (facts.model_type, facts.vocabulary) == (config.model_type, config.vocab_size)
-    assert (facts.layers, facts.hidden) == (config.num_hidden_layers, config.hidden_size)
+    layers = {"t5": "num_decoder_layers", "bart": "decoder_layers"}.get(family, "num_hidden_layers")
+    assert (facts.layers, facts.hidden) == (getattr(config, layers), config.hidden_size)
     # RoBERTa's table of positions has a row for each id up to that of padding, 2, before the first.
-    assert facts.context == config.max_position_embeddings - (3 if family == "roberta" else 0) == 128
+    positions = config.n_positions if family == "t5" else config.max_position_embeddings
+    assert facts.context == positions - (3 if family == "roberta" else 0) == 128
     assert facts.weight_bytes == (directory / "model.safetensors").stat().st_size
     assert facts.dtype == "float32"
 

@@ -104,11 +104,19 @@ def test_a_stored_head_that_the_config_ties_must_be_the_embedding(own_checkpoint
     model.edit_tensors(lambda found: {**found, "lm_head.weight": found[table].clone()})
     load(model.path)
     model.edit_tensors(lambda found: {**found, "lm_head.weight": found[table] + 1})
-    with pytest.raises(
-        IntakeError, match=r"ties the head to the embedding, but lm_head\.weight is not"
-    ) as caught:
+    with pytest.raises(IntakeError, match=r"ties lm_head\.weight to the embedding, but it is not") as caught:
         load(model.path)
     assert "tie_word_embeddings to false" in caught.value.fix
+
+
+def test_a_copy_of_an_encoder_decoders_embedding_must_be_the_embedding(own_checkpoint, load):
+    model = own_checkpoint("t5")
+    name = "encoder.embed_tokens.weight"
+    model.edit_tensors(lambda found: {**found, name: found["shared.weight"].clone()})
+    load(model.path)
+    model.edit_tensors(lambda found: {**found, name: found["shared.weight"] * 2})
+    with pytest.raises(IntakeError, match=r"ties encoder\.embed_tokens\.weight to the embedding"):
+        load(model.path)
 
 
 def test_a_tokenizer_that_the_library_does_not_take_is_refused(own_checkpoint, load):
