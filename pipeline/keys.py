@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..artifacts import schema
 from ..artifacts.digest import digest_json
 from ..stages import base
-from .sources import source_digest
+from ..stages.model import families
+from .sources import closure, source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,10 +63,15 @@ def key_of(preimage: Mapping[str, object]) -> str:
 
 
 def tool_versions(stage: base.Stage[Any]) -> dict[str, str | None]:
-    """The versions of Python and of the libraries that a stage declares; None for one that is not here."""
+    """The versions of Python and of the libraries that a stage declares; None for one that is not here.
+
+    To a stage that reads architectures belong the distributions that add families of them.
+    """
     versions: dict[str, str | None] = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for name in stage.tools:
         versions[name] = installed_version(name)
+    if families.__name__ in closure(stage.module):
+        versions.update(families.plugin_versions())
     return versions
 
 

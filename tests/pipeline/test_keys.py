@@ -138,6 +138,17 @@ def test_the_key_follows_the_versions_of_declared_libraries_alone(
     assert key(each, store) == before
 
 
+def test_keys_of_stages_that_read_architectures_follow_the_distributions_that_add_families(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, measures = node("quantize.rtn"), node("validate.cost")
+    before = key(reads, store), key(measures, store)
+    monkeypatch.setattr(keys.families, "plugin_versions", lambda: {"ingot-toy": "2.0"})
+    assert keys.tool_versions(base.get("quantize.rtn"))["ingot-toy"] == "2.0"
+    assert key(reads, store) != before[0]
+    assert key(measures, store) == before[1]
+
+
 def test_the_key_follows_the_stages_source_and_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     each = node("quantize.rtn")
     before = key(each, store)

@@ -9,7 +9,9 @@ line in ``FAMILIES``, or an entry point of the group `ingot.families` of an inst
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import sys
 from typing import TYPE_CHECKING
 
 from ....artifacts.errors import IntakeError, RequirementError, nearest
@@ -86,8 +88,10 @@ def architecture(
     the table and for values that the family's graph does not compute, RequirementError for an installed
     family that cannot be used.
     """
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in names():
+    model_type, reader = config.get("model_type"), ConfigReader(config, where, tensor_names)
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type](reader)
+    if not isinstance(model_type, str) or model_type not in _entry_points().names:
         guess = nearest(str(model_type), names())
         hint = f"did you mean {guess}? " if guess else ""
         raise IntakeError(
@@ -95,9 +99,7 @@ def architecture(
             where=where,
             fix=f"{hint}known ones are {', '.join(names())}",
         )
-    reader = ConfigReader(config, where, tensor_names)
-    built_in = FAMILIES.get(model_type)
-    return built_in(reader) if built_in else _installed(_entry_points()[model_type], reader)
+    return _installed(_entry_points()[model_type], reader)
 
 
 def names() -> tuple[str, ...]:
@@ -126,4 +128,10 @@ def _installed(point: importlib.metadata.EntryPoint, reader: ConfigReader) -> Ar
 
 
 def _entry_points() -> importlib.metadata.EntryPoints:
+    return _entry_points_on(tuple(sys.path))
+
+
+@functools.cache
+def _entry_points_on(_path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+    """What is installed on a path; finding it reads the metadata of every distribution, hence once."""
     return importlib.metadata.entry_points(group=GROUP)
