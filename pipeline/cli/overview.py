@@ -34,7 +34,7 @@ def show_overview(overview: Overview, console: Console) -> None:
         click.echo(f"  note: {note}" + (f" ({count} of {len(overview.targets)})" if count > 1 else ""))
     best = overview.smallest
     if best is not None and overview.title:
-        size = show(best.metrics["size_bytes"].value, "bytes")
+        size = _cells(best, "size_bytes")[0]
         click.echo(f"  the smallest that passes: {best.name}, {size}")
         if best.delivery is None:
             click.echo(f"  deliver it, or another: --select {shlex.quote(best.name)}")

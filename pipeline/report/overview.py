@@ -5,6 +5,7 @@ A table a target is how a few targets are read; a dozen of them, or an ablation,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,17 +41,16 @@ class Overview:
     @property
     def smallest(self) -> TargetReport | None:
         """The smallest artifact among those that pass; None where none does."""
-        passing = [each for each in self.targets if each.status == "pass" and "size_bytes" in each.metrics]
-        return min(passing, key=lambda each: each.metrics["size_bytes"].value, default=None)
+        return min((each for each in self.targets if each.status == "pass"), key=_size_bytes, default=None)
 
 
 def overviews(targets: Mapping[str, TargetReport]) -> tuple[Overview, ...]:
-    """A table for each matrix, and one for the other targets where they are more than a few."""
+    """A table for each matrix of several cells, and one for the other targets where they are many."""
     groups: dict[str, list[TargetReport]] = {}
     for target in targets.values():
         groups.setdefault(target.cell_of or "", []).append(target)
     return tuple(
-        _overview(title, members) for title, members in groups.items() if title or len(members) > FEW
+        _overview(title, members) for title, members in groups.items() if len(members) > (1 if title else FEW)
     )
 
 
@@ -66,3 +66,8 @@ def _overview(title: str, targets: Iterable[TargetReport]) -> Overview:
     having = {name for target in members for name in target.metrics}
     metrics = sorted((name for name in METRICS if name in having), key=place_in_table)
     return Overview(title, axes, tuple(metrics), members)
+
+
+def _size_bytes(target: TargetReport) -> float:
+    metric = target.metrics.get("size_bytes")
+    return math.inf if metric is None or metric.value is None else metric.value
