@@ -75,8 +75,9 @@ class Branch:
         artifact = self._unexported() if is_artifact else self._artifact(model)
         quality = self._measure("quality", {"artifact": artifact, "reference": reference})
         cost = self._measure("cost", {"artifact": artifact, "reference": plain, "source": LOAD})
+        added = self._added_metrics(quality)
         gates = self._gates(width)
-        self._check_added(quality, gates)
+        require_measured(gates, added)
         limits = self._profile.limits
         return Leaf(
             self._name,
@@ -254,12 +255,12 @@ class Branch:
                     f"the target {target.name} does not take {what} {value}", where=where, fix=fix
                 )
 
-    def _check_added(self, quality: str, gates: Sequence[GateRule]) -> None:
-        """Raises RecipeError for added metrics that cannot be measured, or are gated and not measured."""
+    def _added_metrics(self, quality: str) -> tuple[str, ...]:
+        """The metrics of other packages that are measured; raises RecipeError for what cannot be."""
         node = self._draft.builder.node(quality)
-        added = getattr(node.params, "metrics", ())
+        added: tuple[str, ...] = getattr(node.params, "metrics", ())
         require_addable(added, str(self._draft.facts["task"]), node.origins.get("metrics"))
-        require_measured(gates, added)
+        return added
 
     def _gates(self, width: str) -> tuple[GateRule, ...]:
         """The target's gates: those of its profile for this width of weights, under those of the recipe."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..artifacts.errors import RecipeError
 from ..artifacts.schema import unknown_name
+from ..stages.validate import plugins
 from .metrics import ALIASES, CAUSAL, METRICS, Metric, find_metric, known_names
 from .units import parse_quantity, parse_share, show, show_delta
 
@@ -87,9 +88,12 @@ def applies(bound: Bound, task: str) -> bool:
 
 
 def require_addable(names: Iterable[str], task: str, where: str | None) -> None:
-    """Raises RecipeError for metrics that cannot be added to Ingot's own for models of that task."""
+    """Raises RecipeError for metrics that cannot be added to Ingot's own for models of that task.
+
+    where: where they were asked for.
+    """
     for name in names:
-        if name in METRICS:
+        if name in (*METRICS, *ALIASES, "nll"):
             raise RecipeError(
                 f"measure.quality.metrics: {name} is measured without being added",
                 where=where,
@@ -101,6 +105,7 @@ def require_addable(names: Iterable[str], task: str, where: str | None) -> None:
                 where=where,
                 fix="take it out",
             )
+        plugins.get(name, where)
 
 
 def require_measured(rules: Iterable[GateRule], measured: Iterable[str]) -> None:

@@ -96,19 +96,25 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(point.name for point in _entry_points()))
 
 
-def get(name: str) -> Metric:
-    """The metric called ``name``; raises RecipeError, with the nearest name, when no package brings it."""
+def get(name: str, where: str | None = None) -> Metric:
+    """The metric called ``name``; raises RecipeError, with the nearest name, when no package brings it.
+
+    where: where the name was written.
+    """
     points = {point.name: point for point in _entry_points()}
     if name not in points:
         guess = nearest(name, points)
         listed = f"metrics are {', '.join(sorted(points))}" if points else "no installed package brings one"
         raise RecipeError(
-            f"there is no metric {name!r} to add", fix=f"did you mean {guess}?" if guess else listed
+            f"there is no metric {name!r} to add",
+            where=where,
+            fix=f"did you mean {guess}?" if guess else listed,
         )
     found = points[name].load()
     if not isinstance(found, Metric) or found.name != name or not NAME.fullmatch(name):
         raise RecipeError(
             f"the metric {name!r} is registered, but {points[name].value} does not define it",
+            where=where,
             fix="give it the entry point's name, of lower-case letters, digits and underscores",
         )
     return found
