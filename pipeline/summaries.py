@@ -92,15 +92,21 @@ def column_fault(columns: Mapping[str, Column]) -> str:
     return ""
 
 
-def _documents(measurements: Measurements, resamples: int) -> Documents:
-    names = tuple(name for name in measurements.columns if name != "document")
-    columns = []
-    tokens = measurements.columns["tokens"]
+def document_sums(columns: Mapping[str, Column]) -> tuple[tuple[str, ...], Array]:
+    """The names of sound columns and their sums, [documents, columns], documents by ascending label."""
+    names = tuple(name for name in columns if name != "document")
+    summed = []
     for name in names:
-        column = measurements.columns[name]
-        # Encoders store a mean over each window's tokens where the other columns store sums.
-        columns.append([a * b for a, b in zip(column, tokens, strict=True)] if name == "cosine" else column)
-    sums = sum_by_cluster([int(label) for label in measurements.columns["document"]], columns)
+        column = columns[name]
+        if name == "cosine":
+            # Encoders store a mean over each window's tokens where the other columns store sums.
+            column = [a * b for a, b in zip(column, columns["tokens"], strict=True)]
+        summed.append(column)
+    return names, sum_by_cluster([int(label) for label in columns["document"]], summed)
+
+
+def _documents(measurements: Measurements, resamples: int) -> Documents:
+    names, sums = document_sums(measurements.columns)
     seed = int(measurements.digest[:16], 16)
     return Documents(names, sums, resampled_sums(sums, seed, resamples))
 

@@ -30,7 +30,7 @@ def render_markdown(report: RunReport) -> str:
         "",
         (
             f"{SENTENCES[verdict]} {escape(report.model.architecture)}, "
-            f"{show_count(report.model.parameters)} parameters, run `{_code(report.run)}`."
+            f"{show_count(report.model.parameters)} parameters, run `{code(report.run)}`."
         ),
         "",
     ]
@@ -38,7 +38,7 @@ def render_markdown(report: RunReport) -> str:
         lines += _target(target)
     lines += [f"> {escape(note)}" for note in report.notes]
     if report.command:
-        lines += ["", f"Again: `{_code(report.command)}`"]
+        lines += ["", f"Again: `{code(report.command)}`"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -49,7 +49,7 @@ def _target(target: TargetReport) -> Iterator[str]:
         yield f"{escape(target.explanation)}"
         yield ""
     if target.metrics:
-        yield from _table(
+        yield from table(
             ("Metric", "Reference", "Artifact", "Change", "90 % interval", "Limit", ""),
             (_metric_row(target, name) for name in target.metrics),
         )
@@ -59,7 +59,7 @@ def _target(target: TargetReport) -> Iterator[str]:
             yield f"- {SYMBOLS[check.status]} {escape(check.message)}"
     yield ""
     if target.delivery:
-        yield f"Delivered to `{_code(target.delivery)}`."
+        yield f"Delivered to `{code(target.delivery)}`."
         yield ""
 
 
@@ -78,7 +78,8 @@ def _metric_row(target: TargetReport, name: str) -> tuple[str, ...]:
     )
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """The lines of a table; cells are Markdown already."""
     yield f"| {' | '.join(head)} |"
     yield f"|{'|'.join(['---', *['---:'] * (len(head) - 1)])}|"
     for row in rows:
@@ -90,6 +91,6 @@ def escape(text: str) -> str:
     return SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Text between backticks, which nothing inside can end."""
     return " ".join(text.split()).replace("`", "'")
