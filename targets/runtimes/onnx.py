@@ -7,12 +7,12 @@ calls on models of a few million parameters).
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import InputError
 from . import generation
 from .base import Cache, Sampling, SessionInfo
+from .onnx_about import CAUSAL, SEQ2SEQ, read_about
 from .onnx_graph import OnnxGraph, cache_names, check_ids, check_length, empty_cache, session_info
 from .onnx_pair import PADDING, OnnxPairSession
 
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     Bools = npt.NDArray[np.bool_]
     Floats = npt.NDArray[np.float32]
 
-SCHEMA = "ingot/session/v1"
-DESCRIPTION = "ingot.json"
 MODEL_FILE = "model.onnx"
-TASKS = (CAUSAL, ENCODER, SEQ2SEQ) = ("causal-lm", "encoder", "seq2seq-lm")
 
 
 def open(path: Path, *, threads: int | None = None) -> OnnxSession | OnnxPairSession:  # noqa: A001 - its name
@@ -40,32 +37,10 @@ def open(path: Path, *, threads: int | None = None) -> OnnxSession | OnnxPairSes
     artifact or a graph cannot be opened, and RequirementError when onnxruntime is missing or older than the
     graph needs.
     """
-    about = _description(path)
+    about = read_about(path)
     if about["task"] == SEQ2SEQ:
         return OnnxPairSession(path, about, MODEL_FILE, threads)
     return OnnxSession(path, about, threads)
-
-
-def _description(path: Path) -> dict[str, Any]:
-    place = path / DESCRIPTION
-    if not place.is_file():
-        raise InputError(
-            f"there is no {DESCRIPTION}",
-            where=str(path),
-            fix="give a delivery's directory, or an artifact of kind onnx",
-        )
-    try:
-        about = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{DESCRIPTION} is not JSON: {error}", where=str(place)) from None
-    if not isinstance(about, dict) or about.get("schema") != SCHEMA or about.get("format") != "onnx":
-        raise InputError(f"{DESCRIPTION} does not describe an ONNX session of {SCHEMA}", where=str(place))
-    if about.get("task") not in TASKS:
-        raise InputError(
-            f"a session runs models of the tasks {', '.join(TASKS)}, not {about.get('task')}",
-            where=str(place),
-        )
-    return about
 
 
 class OnnxSession:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import InputError, RequirementError, StageError
 from ..host import physical_cores
 from .base import SessionInfo
+from .onnx_file import check_onnx_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 class OnnxGraph:
     """An open graph on the CPU; ``inputs`` and ``outputs`` are names, in the graph's order.
 
-    threads: all physical cores when None.  Raises InputError when onnxruntime cannot open the file.
+    threads: all physical cores when None.  Raises InputError for a file that may not be opened (see
+    `onnx_file.py`), and when onnxruntime cannot open it.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], threads: int | None) -> None:
+        check_onnx_file(path)
         runtime = _onnxruntime(about)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or physical_cores()

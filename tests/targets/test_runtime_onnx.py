@@ -186,14 +186,15 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_a_task_that_no_session_runs_is_named(tmp_path: Path) -> None:
     directory = write_toy(tmp_path / "toy", task="image-classification")
-    with pytest.raises(InputError, match="not image-classification"):
+    with pytest.raises(InputError, match="not 'image-classification'"):
         onnx.open(directory)
 
 
 def test_a_damaged_graph_is_one_clear_error(tmp_path: Path) -> None:
     directory = write_toy(tmp_path / "toy")
     whole = (directory / "model.onnx").read_bytes()
-    (directory / "model.onnx").write_bytes(whole[: len(whole) // 2])
+    assert b"CumSum" in whole
+    (directory / "model.onnx").write_bytes(whole.replace(b"CumSum", b"CumSup"))
     with pytest.raises(InputError, match="cannot open the graph"):
         onnx.open(directory)
 
