@@ -1,0 +1,360 @@
+"""Commands that look: help, catalogues, the store, plans, reports, generation; what they do not import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+from ingot.pipeline.cli.app import COMMANDS
+from ingot.stages import base
+from ingot.targets import profile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .conftest import Ended, Ingot, Workplace
+
+    Here = Callable[..., Ended]
+    Built = Callable[[str], tuple[Workplace, Ended]]
+
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "tokenizers", "safetensors")
+WATCHED = (
+    "import sys\n"
+    "from ingot.pipeline.cli import main\n"
+    "try:\n"
+    "    main(sys.argv[1:])\n"
+    "finally:\n"
+    "    found = sorted(set(sys.modules) & set({heavy!r}))\n"
+    "    print('heavy:', found, file=sys.stderr)\n"
+)
+
+
+def imported_by(ingot: Ingot, *line: str, heavy: tuple[str, ...] = HEAVY) -> str:
+    """Which of the modules ``heavy`` a command line imports, as a list's text."""
+    ended = ingot.by(sys.executable, "-P", "-c", WATCHED.format(heavy=heavy))(*line)
+    assert ended.code == 0, ended.err
+    return ended.err.rpartition("heavy: ")[2].strip()
+
+
+class TestHelp:
+    def test_the_first_page_names_every_command_and_imports_none(self, ingot: Ingot) -> None:
+        ended = ingot("--help")
+        assert ended.code == 0
+        assert all(f"\n  {name} " in ended.out for name in COMMANDS)
+        assert imported_by(ingot, "--help", heavy=(*HEAVY, "rich", "yaml", "ingot.pipeline.run")) == "[]"
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_explains_itself_and_its_options(self, here: Here, command: str) -> None:
+        ended = here(command, "--help")
+        assert ended.code == 0
+        assert ended.out.startswith(f"Usage: ingot {command}")
+        assert here(command, "-h").out == ended.out
+        # Every option has a sentence, on its own line or the next.
+        lines = ended.out.partition("Options:\n")[2].splitlines()
+        for number, line in enumerate(lines):
+            if line.startswith("  -"):
+                rest = lines[number + 1] if number + 1 < len(lines) else ""
+                assert "  " in line.strip() or rest.startswith("     "), line
+
+    def test_the_version_is_that_of_the_package(self, here: Here) -> None:
+        import ingot
+
+        assert here("--version").out == f"ingot {ingot.__version__}\n"
+
+    def test_without_a_command_the_first_page_is_shown(self, here: Here) -> None:
+        ended = here()
+        assert "Commands:" in ended.out + ended.err
+        assert "error:" not in ended.err
+
+
+class TestCatalogues:
+    def test_all_stages_are_listed_with_what_they_take_and_give(self, here: Here) -> None:
+        told = here("stages").out
+        for name in base.names():
+            assert f"{name:<20} " in told
+            assert base.get(name).summary in told
+        assert "checkpoint|quantized-checkpoint → onnx" in told
+
+    @pytest.mark.parametrize("name", sorted(base.BUILTIN))
+    def test_a_stage_is_shown_with_every_parameter_its_default_and_its_meaning(
+        self, here: Here, name: str
+    ) -> None:
+        from ingot.artifacts.schema import fields
+
+        told = here("stages", name).out
+        stage = base.get(name)
+        assert told.startswith(f"{name}  (version {stage.version}, {stage.determinism})")
+        for key, field in fields(stage.params).items():
+            assert f"\n  {key}: " in told
+            assert str(field.metadata["doc"]) in told
+        if name == "quantize.rtn":
+            assert "  bits: 2 | 3 | 4 | 8  [default 4]\n" in told
+
+    def test_all_targets_are_listed_those_that_can_be_built_first(self, here: Here) -> None:
+        rows = here("targets").out.splitlines()
+        assert {row.split()[0] for row in rows} == set(profile.names())
+        statuses = [row.split()[1] for row in rows]
+        assert statuses == sorted(statuses)
+        assert set(statuses) == {"built", "planned"}
+        assert all(profile.get(row.split()[0]).summary in row for row in rows)
+
+    def test_a_target_is_shown_with_its_choices_reasons_gates_and_limits(self, here: Here) -> None:
+        told = here("targets", "cpu-int4").out
+        assert told.startswith("cpu-int4  (built, runtime onnx)\n")
+        assert "    quantize.group_size: 32  [profile cpu-int4 (cpu-int4.yaml:5)]\n" in told
+        assert "  when task causal-lm, parameters_above 3,000,000,000\n" in told
+        assert "    because decoding a model of this size waits for memory" in told
+        assert "  when task causal-lm, weights int8\n    gates.perplexity.max_increase: 2%" in told
+        assert "\ntakes\n  quantize: rtn\n  weights: int4\n" in told
+        assert "  onnxruntime: >=" in told
+        assert "  opset: 7 to 24\n" in told
+
+    def test_a_target_that_is_planned_says_so(self, here: Here) -> None:
+        assert here("targets", "nvidia").out.startswith("nvidia  (planned, runtime tensorrt)\n")
+
+    def test_a_profile_of_ones_own_is_shown_by_its_path(self, here: Here, tmp_path: Path) -> None:
+        text = "summary: the box\nextends: cpu-int8\nmeasure: {cost: {repeats: 9}}\n"
+        (tmp_path / "box.yaml").write_text(text)
+        told = here("targets", "box.yaml").out
+        assert told.startswith("box  (built, runtime onnx)\n  the box\n")
+        assert "cost.repeats: 9" in told
+
+
+class TestStore:
+    def test_ls_lists_every_artifact_with_its_node_and_runs_with_their_counts(
+        self, workplace: Workplace
+    ) -> None:
+        listed = workplace.ingot("ls", "--store", "st", "--json").json
+        assert {row["digest"] for row in listed} == set(workplace.store.digests())
+        assert {row["node"] for row in listed} == set(workplace.outputs())
+        table = workplace.ingot("ls", "--store", "st").out.splitlines()
+        assert table[0].split() == ["DIGEST", "KIND", "SIZE", "MADE", "NODE"]
+        assert [row.split()[0] for row in table[1:]] == [row["digest"][:12] for row in listed]
+        workplace.run()
+        again, first = workplace.ingot("ls", "--runs", "--store", "st", "--json").json
+        nodes = len(workplace.outputs())
+        assert (first["state"], first["built"], first["cached"], first["failed"]) == ("done", nodes, 0, 0)
+        assert (again["state"], again["built"], again["cached"], again["failed"]) == ("done", 0, nodes, 0)
+        assert again["run"] in workplace.ingot("ls", "--runs", "--store", "st").out.splitlines()[1]
+
+    def test_show_finds_an_artifact_by_the_beginning_of_its_digest_and_a_run_by_that_of_its_id(
+        self, workplace: Workplace
+    ) -> None:
+        digest = workplace.outputs()["quantize@cpu-int4"]
+        shown = workplace.ingot("show", digest[:8], "--store", "st").json
+        assert (shown["digest"], shown["kind"]) == (digest, "quantized-checkpoint")
+        assert [action["node"] for action in shown["made_by"]] == ["quantize@cpu-int4"]
+        (run,) = workplace.store.runs()
+        shown = workplace.ingot("show", run[:15], "--store", "st").json
+        assert shown["run"] == run
+        assert {node["node"] for node in shown["nodes"]} == set(workplace.outputs())
+        workplace.ingot("show", "abc", "--store", "st").refuses("abc", "ingot ls")
+
+    def test_verify_finds_a_flipped_byte_and_a_second_look_is_clean(self, workplace: Workplace) -> None:
+        assert "sound artifacts: " in workplace.ingot("verify", "--store", "st").out
+        digest = workplace.outputs()["export@cpu-int8"]
+        workplace.flip("export@cpu-int8", "model.onnx")
+        ended = workplace.ingot("verify", "--store", "st")
+        ended.refuses("set aside as corrupt", digest[:12], "model.onnx", "run the recipe again")
+        assert workplace.ingot("verify", "--store", "st").code == 0
+        workplace.ingot("verify", digest[:12], "--store", "st").refuses(digest[:12])
+
+    def test_gc_frees_down_to_a_size_and_the_next_run_builds_what_is_missing(
+        self, workplace: Workplace
+    ) -> None:
+        before = workplace.outputs()
+        held = workplace.ingot("gc", "--store", "st", "--max-size", "1kB")
+        assert held.code == 0
+        assert "are held by runs" in held.err
+        assert workplace.outputs() == before
+        workplace.ingot("gc", "--store", "st", "--max-size", "-1").refuses("--max-size: -1 is below 0 B")
+        for node in ("quantize@cpu-int8", "export@cpu-int8"):
+            workplace.forget(node)
+        freed = workplace.ingot("gc", "--store", "st", "--max-size", "100MB", "--keep-runs", "0")
+        assert freed.code == 0
+        assert "entries removed: 0" in freed.out
+        assert workplace.run().code == 0
+        assert workplace.states()["quantize@cpu-int8"] == "built"
+        assert workplace.outputs()["export@cpu-int8"] == before["export@cpu-int8"]
+        emptied = workplace.ingot("gc", "--store", "st", "--max-size", "0", "--keep-runs", "0")
+        assert f"entries removed: {len(set(before.values()))}," in emptied.out
+        assert workplace.store.digests() == []
+
+
+class TestPlans:
+    def test_a_plan_tells_state_reason_and_counts_and_touches_nothing(self, workplace: Workplace) -> None:
+        def everything() -> list[object]:
+            return sorted(path for path in workplace.directory.rglob("*") if "stats" not in path.parts)
+
+        before = everything()
+        told = workplace.ingot("plan", "ingot.yaml", "--store", "st").out
+        nodes = workplace.outputs()
+        assert told.count("HIT ") == len(nodes)
+        assert told.rstrip().endswith(f"{len(nodes)} hit")
+        assert everything() == before
+
+    def test_in_an_empty_store_the_source_runs_and_the_rest_waits_with_reasons(
+        self, workplace: Workplace
+    ) -> None:
+        told = workplace.ingot("plan", "ingot.yaml", "--store", "empty").out
+        assert "RUN      load" in told
+        assert "not built before" in told
+        assert "PENDING  quality@cpu-int8" in told
+        assert "waits for export@cpu-int8 and reference" in told
+        assert "asked for by profile cpu-int8 (cpu-int8.yaml:5)" in told
+        assert "\n1 run, 12 pending\n" in told
+
+    def test_resolved_shows_every_value_and_who_gave_it(self, workplace: Workplace) -> None:
+        line = (
+            "plan",
+            "ingot.yaml",
+            "--store",
+            "st",
+            "--resolved",
+            "--set",
+            "quantize@cpu-int4.group_size=64",
+        )
+        told = workplace.ingot(*line, INGOT_SET__COST__PASSES="2").out
+        assert "  group_size: 64  --set quantize@cpu-int4.group_size=64\n" in told
+        assert "  passes: 2  INGOT_SET__COST__PASSES\n" in told
+        assert "  repeats: 1  ingot.yaml:4\n" in told
+        assert "  bits: 4  profile cpu-int4 (cpu-int4.yaml:5)\n" in told
+        assert "  window: 256  default\n" in told
+        assert "gates@cpu-fp32\n" in told
+        assert "  parity_max_error.max: 0.0001  ingot.yaml:2\n" in told
+
+    def test_json_has_the_nodes_their_inputs_params_keys_and_targets(self, workplace: Workplace) -> None:
+        plan = workplace.ingot("plan", "ingot.yaml", "--store", "st", "--json").json
+        nodes = {node["name"]: node for node in plan["nodes"]}
+        assert nodes["quality@cpu-int4"]["inputs"] == {
+            "artifact": "export@cpu-int4",
+            "reference": "reference",
+        }
+        assert nodes["quantize@cpu-int4"]["params"]["bits"] == 4
+        assert all(len(node["key"]) == len(node["artifact"]) == 64 for node in nodes.values())
+        assert set(plan["targets"]) == {"cpu-int8", "cpu-int4", "cpu-fp32"}
+        assert plan["missing"] == []
+
+    def test_explain_names_what_changed_old_and_new(self, workplace: Workplace) -> None:
+        line = ("explain", "ingot.yaml", "quantize@cpu-int4", "--store", "st")
+        assert workplace.ingot(*line).out == (
+            "quantize@cpu-int4: hit — in the store\nno other build of a node of this name is in the store\n"
+        )
+        told = workplace.ingot(*line, "--set", "quantize@cpu-int4.group_size=64").out
+        assert told.startswith("quantize@cpu-int4: run — group_size: 32 → 64\ncompared with ")
+        assert told.endswith("\n  params.group_size\n    - 32\n    + 64\n")
+        changes = workplace.ingot(*line, "--set", "quantize@cpu-int4.group_size=64", "--json").json["changes"]
+        assert changes == [{"part": "params.group_size", "old": 32, "new": 64}]
+
+    def test_explain_takes_the_texts_of_a_run_without_a_recipe(self, workplace: Workplace) -> None:
+        model = (workplace.directory / "ingot.yaml").read_text().splitlines()[0].removeprefix("model: ")
+        line = ("explain", "reference", "--model", model, "--target", "cpu-int8", "--store", "st", "--json")
+        assert workplace.ingot(*line, "--evaluation", "held-out.txt").json["state"] == "hit"
+        parts = [change["part"] for change in workplace.ingot(*line).json["changes"]]
+        assert parts == ["data.evaluation"]
+
+
+class TestReports:
+    def test_the_newest_run_is_reported_in_every_form(self, workplace: Workplace) -> None:
+        out = workplace.directory / "out"
+        (run,) = workplace.store.runs()
+        markdown = workplace.ingot("report", "--markdown", "--store", "st")
+        assert markdown.out == (out / "report.md").read_text()
+        assert "| Perplexity |" in markdown.out
+        junit = workplace.ingot("report", "--junit", "--store", "st").out
+        assert ET.fromstring(junit.partition("?>")[2]).get("failures") == "0"
+        report = workplace.ingot("report", run[:12], "--json", "--store", "st").json
+        assert (report["run"], report["verdict"]) == (run, "pass")
+
+    @pytest.mark.parametrize(("limit", "code", "word"), [("50%", 0, "pass"), ("-99%", 1, "fail")])
+    def test_gate_exits_with_the_verdict_of_the_newest_run(
+        self, workplace: Workplace, limit: str, code: int, word: str
+    ) -> None:
+        workplace.run("--set", f"gates.perplexity.max_increase={limit}")
+        ended = workplace.ingot("gate", "--store", "st")
+        assert ended.code == code
+        assert f"{word:<13} cpu-int8\n  {word:<13} Perplexity" in ended.out
+
+    def test_an_unknown_run_is_told_and_one_without_a_report_too(self, workplace: Workplace) -> None:
+        workplace.ingot("report", "1999", "--store", "st").refuses("no run '1999'", "ingot ls --runs")
+        killed = workplace.store.run_dir("20010101T000000000Z-abcdef")
+        workplace.ingot("report", killed.name, "--store", "st").refuses("was not finished", "it resumes")
+        assert "unfinished" in workplace.ingot("ls", "--runs", "--store", "st").out
+        assert workplace.ingot("show", killed.name, "--store", "st").json["nodes"] == []
+
+
+class TestGenerate:
+    LINE = ("--max-new-tokens", "5", "--store", "st")
+
+    def test_a_delivery_and_a_digest_continue_a_prompt_alike(self, built: Built) -> None:
+        workplace, ended = built("llama")
+        one = workplace.ingot("generate", "out/cpu-int8", "the river", *self.LINE)
+        assert one.code == 0
+        assert one.out.startswith("the river")
+        assert "5 tokens in " in one.err
+        digest = ended.json["targets"]["cpu-int8"]["artifact"]
+        assert workplace.ingot("generate", digest[:12], "the river", *self.LINE).out == one.out
+
+    def test_json_has_a_result_for_every_prompt(self, built: Built) -> None:
+        workplace, _ = built("llama")
+        told = workplace.ingot("generate", "out/cpu-int8", "the river", "a boat", "--json", *self.LINE).json
+        assert [result["prompt"] for result in told["results"]] == ["the river", "a boat"]
+        assert told["tokens"] == sum(len(result["tokens"]) for result in told["results"])
+        assert all(0 < len(result["tokens"]) <= 5 for result in told["results"])
+
+    def test_a_seed_repeats_what_was_drawn(self, built: Built) -> None:
+        workplace, _ = built("llama")
+        line = ("generate", "out/cpu-int8", "the river", "--temperature", "2", "--top-k", "50", *self.LINE)
+        drawn = [workplace.ingot(*line, "--seed", seed).out for seed in ("1", "1", "2")]
+        assert drawn[0] == drawn[1] != drawn[2]
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            (("out/cpu-int8", "the river " * 200), ("prompt 1 has", "context 128", "give at most 127")),
+            (("out/cpu-int8", ""), ("prompt 1 is empty",)),
+            (("out", "hi"), ("out holds no ingot.json", "did you mean out/cpu-")),
+            (("nowhere", "hi"), ("nowhere is neither a directory nor an artifact", "ingot ls")),
+            (("out/cpu-int8", "hi", "--top-p", "1.5"), ("--top-p", "ingot generate --help")),
+        ],
+    )
+    def test_what_cannot_be_continued_is_told(
+        self, built: Built, line: tuple[str, ...], words: tuple[str, ...]
+    ) -> None:
+        workplace, _ = built("llama")
+        workplace.ingot("generate", *line, *self.LINE).refuses(*words)
+
+    def test_what_is_no_graph_and_what_is_no_generator_are_told_apart(self, built: Built) -> None:
+        workplace, _ = built("llama")
+        digest = workplace.outputs()["quantize@cpu-int8"]
+        ended = workplace.ingot("generate", digest, "hi", *self.LINE)
+        ended.refuses("is a quantized-checkpoint", "name an onnx artifact")
+
+
+def test_a_cached_run_imports_nothing_heavy(workplace: Workplace) -> None:
+    workplace.run()
+    assert imported_by(workplace.ingot, *workplace.command) == "[]"
+    assert imported_by(workplace.ingot, "plan", "ingot.yaml", "--store", "st") == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_character_set_breaks_the_output_or_loses_a_sign(workplace: Workplace, encoding: str) -> None:
+    # A pipe that is read as bytes: what the terminal would get.
+    line = f"{sys.executable} -P -m ingot run ingot.yaml --store st --out out > told 2>&1"
+    done = subprocess.run(
+        line,
+        shell=True,
+        cwd=workplace.directory,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        timeout=120,
+    )
+    told = (workplace.directory / "told").read_bytes().decode(encoding, errors="replace")
+    assert done.returncode == 0, told
+    size = next(line for line in told.splitlines() if " Size " in line)
+    assert "?" not in size
+    assert ("-" in size) or ("−" in size)
