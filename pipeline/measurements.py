@@ -52,6 +52,55 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class SweepCell:
+    """One point of a sweep. sides: model (of `validate.cost`, `reference` and `value`) → `prefill_ms` of all
+    sequences together and `decode_ms` of one step of all, the latter not for encoders.
+    """
+
+    batch: int
+    sequence: int
+    sides: Mapping[str, Mapping[str, Quantiles]]
+
+    def tokens_per_second(self, side: str, metric: str) -> float | None:
+        """What a side gets done by the median of a metric; None where it has none."""
+        found = self.sides.get(side, {}).get(metric)
+        if found is None or found.p50 <= 0:
+            return None
+        tokens = self.batch * (self.sequence if metric == "prefill_ms" else 1)
+        return tokens / found.p50 * 1e3
+
+
+@dataclass(frozen=True)
+class Parting:
+    """One side of a text where two part: the token there, empty where the side ended, and what follows.
+
+    probability: that the reference gave the token; None where it was not among its likeliest.
+    """
+
+    token: str
+    rest: str
+    probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """How an artifact goes on from a prompt, beside the reference.
+
+    tokens: of the reference.  agreed: how many at the start are the same, and give the text ``common``.
+    reference, value: how the two go on from there, None where they are the same.  error: why the artifact
+    did not go on at all, empty when it did.
+    """
+
+    prompt: str
+    tokens: int
+    agreed: int = 0
+    common: str = ""
+    reference: Parting | None = None
+    value: Parting | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Measurements:
     """One `measurements` artifact.
 
@@ -68,6 +117,8 @@ class Measurements:
     data: Mapping[str, object]
     environment: Mapping[str, object]
     digest: str
+    sweep: tuple[SweepCell, ...] = ()
+    golden: tuple[Golden, ...] = ()
 
 
 def read(directory: Path) -> Measurements:
@@ -119,7 +170,45 @@ def _parse(document: dict[str, object], samples: dict[str, object], digest: str)
         _mapping(document.get("data", {})),
         _mapping(document.get("environment", {})),
         digest,
+        sweep_cells(document.get("sweep", [])),
+        tuple(_golden(_mapping(item)) for item in _list(document.get("golden", []))),
     )
+
+
+def sweep_cells(cells: object) -> tuple[SweepCell, ...]:
+    """The cells of a sweep from their JSON; raises KeyError, TypeError or ValueError for another shape."""
+    return tuple(
+        SweepCell(
+            _count(cell["batch"]) or 0,
+            _count(cell["sequence"]) or 0,
+            {
+                side: {metric: _quantiles(_mapping(found)) for metric, found in _mapping(metrics).items()}
+                for side, metrics in _mapping(cell["sides"]).items()
+            },
+        )
+        for cell in map(_mapping, _list(cells))
+    )
+
+
+def _golden(item: Mapping[str, object]) -> Golden:
+    reference, value = (_parting(item.get(side)) for side in ("reference", "value"))
+    return Golden(
+        str(item["prompt"]),
+        _count(item["tokens"]) or 0,
+        _count(item.get("agreed")) or 0,
+        str(item.get("common", "")),
+        reference,
+        value,
+        str(item.get("error", "")),
+    )
+
+
+def _parting(side: object) -> Parting | None:
+    if side is None:
+        return None
+    found = _mapping(side)
+    share = found.get("probability")
+    return Parting(str(found["token"]), str(found["rest"]), None if share is None else _number(share))
 
 
 def _measured(name: str, value: dict[str, object]) -> Measured:
@@ -145,9 +234,13 @@ def _quantiles(value: Mapping[str, object]) -> Quantiles:
 
 
 def _column(value: object) -> Column:
+    return [_number(item) for item in _list(value)]
+
+
+def _list(value: object) -> list[object]:
     if not isinstance(value, list):
-        raise TypeError("a column of samples must be a list")
-    return [_number(item) for item in value]
+        raise TypeError(f"{value!r} is not a list")
+    return value
 
 
 def _number(value: object) -> float:

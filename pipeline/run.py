@@ -183,9 +183,7 @@ def report_of(
         seconds=seconds,
         command=options.command,
         model=collect.model_report(graph, outcome),
-        targets={
-            name: collect.target_report(store, graph, outcome, leaf) for name, leaf in graph.targets.items()
-        },
+        targets=collect.target_reports(store, graph, outcome),
         nodes=collect.node_reports(graph, outcome),
         data=collect.data_reports(graph, outcome),
         environment=environment(host),

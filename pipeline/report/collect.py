@@ -13,7 +13,8 @@ from ..data import BUNDLED_ORIGIN, ROLES
 from ..outcome import Ending
 from ..rules import read_bound
 from ..verdicts import judge
-from .documents import document_deltas, timings
+from .blame import with_steps
+from .documents import document_deltas, spreads, timings
 from .model import (
     DataReport,
     FileReport,
@@ -22,6 +23,7 @@ from .model import (
     TargetReport,
     Width,
 )
+from .weights import weight_groups, worst_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
     from ..outcome import NodeResult, Outcome
 
 SESSION = "ingot.json"
+
+
+def target_reports(store: Store, graph: Graph, outcome: Outcome) -> dict[str, TargetReport]:
+    """Every target judged, by name, with what each of its stages cost."""
+    judged = {name: target_report(store, graph, outcome, leaf) for name, leaf in graph.targets.items()}
+    return with_steps(graph, outcome, judged)
 
 
 def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> TargetReport:
@@ -70,6 +78,11 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         timings=timings(cost) if cost else (),
         documents=document_deltas(quality) if quality else (),
         lineage=tuple(result.key for result in lineage if result.key),
+        weights=weight_groups(lineage),
+        worst_tensors=worst_tensors(lineage),
+        spreads=spreads(cost) if cost else (),
+        sweep=cost.sweep if cost else (),
+        golden=quality.golden if quality else (),
         notes=(*leaf.notes, *(note for name in branch for note in results[name].notes)),
         cell_of=leaf.cell_of,
         cell=leaf.cell,

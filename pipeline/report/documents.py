@@ -1,4 +1,4 @@
-"""The details behind a target's numbers: the difference document by document, and the repeats of timings."""
+"""The details behind a target's numbers: documents one by one, the repeats of timings, and their spread."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 from ..metrics import METRICS, place_in_table
 from ..summaries import column_fault
 from .model import DocumentDelta, Timing
+from .parts import Spread, percentiles
 
 if TYPE_CHECKING:
     from ..measurements import Measurements
+
+SIDES = ("reference", "value")
+SPREAD = ("prefill_ms", "decode_step_ms")
 
 
 def document_deltas(quality: Measurements) -> tuple[DocumentDelta, ...]:
@@ -53,4 +57,13 @@ def timings(cost: Measurements) -> tuple[Timing, ...]:
         )
         for name, measured in sorted(cost.metrics.items(), key=lambda item: place_in_table(item[0]))
         if name in cost.repeats and name in METRICS and METRICS[name].unit == "ms"
+    )
+
+
+def spreads(cost: Measurements) -> tuple[Spread, ...]:
+    """How the times of single prefills and of single decoded tokens are spread, on both sides."""
+    return tuple(
+        Spread(name, "ms", {side: percentiles(list(cost.repeats[name][side])) for side in SIDES})
+        for name in SPREAD
+        if all(cost.repeats.get(name, {}).get(side) for side in SIDES)
     )

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from ..gate import Check, MetricResult, worst
 from ..metrics import metric_title, place_in_table
 from ..units import show, show_bytes, show_count, show_delta, show_interval, show_seconds, significant
-from . import plots
+from . import figures, plots
 from .dag import dag
+from .figures import Figure
+from .golden import golden_texts
 from .svg import Fragment
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ SENTENCES = {
     "unverified": "Built, but not measured to the end here.",
     "error": "A stage failed.",
 }
-DOCUMENT_METRICS = ("perplexity", "cosine")
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A drawing with its title."""
-
-    title: str
-    plot: Fragment
-
-
-@dataclass(frozen=True)
 class Headline:
     """A number that speaks for a target: ``0.16 ×`` in large, what it is and comes from in small."""
 
@@ -82,7 +75,14 @@ def render_html(report: RunReport) -> str:
         counts=_counts(report),
         groups=list(_groups(report)),
         sizes=plots.size_bars(report.model.weight_bytes, report.targets.values()),
+        trades=list(figures.trades(report)),
+        golden=golden_texts(report),
+        weights=list(figures.weights(report)),
+        worst=list(figures.worst_tensors(report)),
+        steps=list(figures.steps(report)),
         timings=list(_timing_figures(report)),
+        spreads=list(figures.spreads(report)),
+        sweeps=list(figures.sweeps(report)),
         documents=list(_document_figures(report)),
         tools=_tools(report),
         graph=dag(report.nodes),
@@ -102,7 +102,7 @@ def _template() -> jinja2.Template:
     environment.globals |= {
         "style": Fragment(Path(__file__).with_name("style.css").read_text("utf-8")),
         "words": WORDS, "sentences": SENTENCES, "headlines": headlines, "width_bar": plots.width_bar,
-        "metric_title": metric_title,
+        "metric_title": metric_title, "quality_of": figures.quality_of,
     }  # fmt: skip
     return environment.get_template("report.html.j2")
 
@@ -114,7 +114,7 @@ def headlines(target: TargetReport) -> list[Headline]:
     if size and size.delta is not None:
         detail = f"{show(size.reference, 'bytes')} → {show(size.value, 'bytes')}"
         found.append(Headline("of the size", f"{significant(size.delta + 1, 2)} ×", detail))
-    for name in DOCUMENT_METRICS:
+    for name in figures.QUALITY:
         metric = metrics.get(name)
         if metric and metric.delta is not None:
             value = show_delta(metric.delta, metric.unit, metric.comparison)
@@ -175,7 +175,7 @@ def _timing_figures(report: RunReport) -> Iterator[Figure]:
 
 def _document_figures(report: RunReport) -> Iterator[Figure]:
     for target in report.targets.values():
-        name = next((name for name in DOCUMENT_METRICS if name in target.metrics), None)
+        name = figures.quality_of(target)
         if name is None or not target.documents:
             continue
         metric = target.metrics[name]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from ...artifacts.errors import IngotError
 from ..gate import Check, MetricResult, Status, exit_code, worst
-from ..measurements import Quantiles
+from ..measurements import Golden, Quantiles, SweepCell
+from .parts import Spread, Step, TensorError, WeightGroup
 
 Facts = Mapping[str, str]
 
@@ -118,6 +119,8 @@ class TargetReport:
 
     explanation: why it is `error` or `unverified`, empty otherwise.  delivery: the directory that was
     written, None when none was.  cell_of, cell: the target that a matrix fans out, and this cell's values.
+    worst_tensors: those that rounding changed most.  sweep: its cells, whose sides are `reference` and
+    `value`.  steps: the stages from the source to the artifact.
     """
 
     name: str
@@ -141,6 +144,12 @@ class TargetReport:
     cell: Facts = field(default_factory=dict)
     lineage: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    weights: tuple[WeightGroup, ...] = ()
+    worst_tensors: tuple[TensorError, ...] = ()
+    spreads: tuple[Spread, ...] = ()
+    sweep: tuple[SweepCell, ...] = ()
+    golden: tuple[Golden, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     @property
     def size_bytes(self) -> int:

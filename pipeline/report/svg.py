@@ -48,11 +48,14 @@ def join(parts: Iterable[Fragment]) -> Fragment:
     return Fragment("".join(parts))
 
 
-def drawing(width: float, height: float, label: str, *children: Fragment, class_: str = "") -> Fragment:
-    """A drawing of that size in pixels, with ``label`` for those who do not see it."""
+def drawing(
+    width: float, height: float, label: str, *children: Fragment, class_: str = "", description: str = ""
+) -> Fragment:
+    """A drawing of that size in pixels, with ``label`` for those who do not see it, and what it shows."""
     return tag(
         "svg",
         tag("title", label),
+        tag("desc", description) if description else None,
         *children,
         class_=f"plot {class_}".strip(),
         viewBox=f"0 0 {width:g} {height:g}",

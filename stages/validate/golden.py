@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from ...artifacts.outbox import Outbox
-    from ...targets.runtimes.base import Session
+    from ...targets.runtimes.base import PairSession, Session
 
     Forward = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
@@ -37,6 +37,7 @@ KEPT = 5
 class Continuation:
     """How the reference goes on, ends of sequence not heeded.
 
+    prompt_ids: what ``ids`` go on from; an encoder-decoder has the prompt in source_ids, and here the start.
     likeliest: at each step, token ids with their probabilities, falling.
     """
 
@@ -44,13 +45,17 @@ class Continuation:
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     likeliest: tuple[tuple[tuple[int, float], ...], ...]
+    source_ids: tuple[int, ...] = ()
 
 
-def continued(forward: Forward, prompt: str, prompt_ids: Sequence[int], tokens: int) -> Continuation:
+def continued(
+    forward: Forward, prompt: str, prompt_ids: Sequence[int], tokens: int, first: int | None = None
+) -> Continuation:
     """Goes on from a prompt by ``tokens`` greedy steps, the lowest id among equals.
 
-    forward: ids [1, length] → logits [1, length, vocabulary].  Every step computes the whole sequence anew,
-    as the reference computes everything: what caches change is for parity to find.
+    forward: ids [1, length] → logits [1, length, vocabulary].  first: what follows whatever the logits.
+    Every step computes the whole sequence anew, as the reference computes everything: what caches change is
+    for parity to find.
     """
     import numpy as np
 
@@ -60,7 +65,8 @@ def continued(forward: Forward, prompt: str, prompt_ids: Sequence[int], tokens: 
     for _ in range(tokens):
         row = forward(np.array([ids], np.int64))[0, -1:]
         top = Softmax.of(row).top(KEPT)
-        ids.append(int(row.argmax()))
+        chosen = int(row.argmax()) if first is None or len(ids) > len(prompt_ids) else first
+        ids.append(chosen)
         shares = np.exp(top.log_probabilities[0].astype(np.float64)).tolist()
         likeliest.append(tuple(zip(top.ids[0].tolist(), (round(share, 6) for share in shares), strict=True)))
     return Continuation(prompt, tuple(prompt_ids), tuple(ids[len(prompt_ids) :]), tuple(likeliest))
@@ -98,10 +104,11 @@ def _row(row: dict[str, Any]) -> Continuation:
         tuple(int(token) for token in row["prompt_ids"]),
         tuple(int(token) for token in row["ids"]),
         tuple(likeliest),
+        tuple(int(token) for token in row.get("source_ids", ())),
     )
 
 
-def compare(session: Session, tokenizer: Tokenizer, row: Continuation) -> dict[str, object]:
+def compare(session: Session | PairSession, tokenizer: Tokenizer, row: Continuation) -> dict[str, object]:
     """How the artifact goes on from a prompt, beside the reference, as JSON.
 
     `agreed` of `tokens` steps are the same and give the text `common`. Where the two part, `reference` and
@@ -114,7 +121,7 @@ def compare(session: Session, tokenizer: Tokenizer, row: Continuation) -> dict[s
     ends = session.info.eos_ids
     expected = tuple(itertools.takewhile(lambda token: token not in ends, row.ids))
     try:
-        found = tuple(session.generate([row.prompt_ids], Sampling(len(row.ids)))[0])
+        found = tuple(session.generate([row.source_ids or row.prompt_ids], Sampling(len(row.ids)))[0])
     except StageError as error:
         # Measured all the same: the gate fails an artifact whose numbers are not finite.
         return {"prompt": row.prompt, "tokens": len(expected), "error": error.what}
@@ -143,11 +150,12 @@ def _texts(
     """The text of ``ids`` in pieces that end at those places.
 
     The prompt is decoded with them, since a space belongs to what stands before it. A character of several
-    bytes may end in a later token; until then the text before it differs from the final one.
+    bytes may end in a later token; until then the text before it differs from the final one. Special tokens
+    are shown: two texts that differ in one would else look alike.
     """
-    pieces, before = [], tokenizer.decode(list(prompt_ids))
+    pieces, before = [], tokenizer.decode(list(prompt_ids), skip_special_tokens=False)
     for end in ends:
-        whole = tokenizer.decode([*prompt_ids, *ids[:end]])
+        whole = tokenizer.decode([*prompt_ids, *ids[:end]], skip_special_tokens=False)
         pieces.append(whole[_shared(before, whole) :])
         before = whole
     return pieces

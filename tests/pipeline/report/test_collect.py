@@ -107,7 +107,12 @@ def outcome(store: Store, samples: ModuleType) -> Outcome:
         "reference": publish(store, "logits", {"a.json": 1}),
         "export@reference": publish(store, "onnx", {"b.json": 2}),
         "quantize@cpu": publish(
-            store, "quantized-checkpoint", {"c.json": 3}, weights_by_width=widths, bits_per_weight=4.5
+            store,
+            "quantized-checkpoint",
+            {"quantization.json": {"weights": {}}},
+            parameters=10,
+            weights_by_width=widths,
+            bits_per_weight=4.5,
         ),
         "export@cpu": publish(store, "onnx", {"ingot.json": session, "model.onnx": "graph"}),
         "quality@cpu": measured(store, samples.quality_of(samples.windows())),

@@ -29,8 +29,8 @@ END = 0
 class Words:
     """A tokenizer of a few words; the end is nothing in a text."""
 
-    def decode(self, ids: list[int]) -> str:
-        return "".join(WORDS[token] for token in ids if token != END)
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return "".join(WORDS[token] for token in ids if token != END or not skip_special_tokens)
 
 
 def session(*ids: int) -> Any:
