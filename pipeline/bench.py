@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..stages.validate.cost import CostParams, Series, measure, quantiles
+from ..stages.validate.sweep import Cell, measure_sweep
 from ..targets.host import physical_cores
+from .measurements import SweepCell, sweep_cells
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +20,10 @@ TIMES = ("prefill_ms", "decode_ms")
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One model. load_ms, tokens_per_second, peak_memory_bytes: medians.  times: quantiles by metric."""
+    """One model. load_ms, tokens_per_second, peak_memory_bytes: medians.  times: quantiles by metric.
+
+    samples: single prefills and single decoded tokens, in ms, in the order in which they were taken.
+    """
 
     name: str
     size_bytes: int
@@ -26,35 +31,86 @@ class BenchRow:
     tokens_per_second: float
     peak_memory_bytes: float
     times: Mapping[str, Mapping[str, float]]
+    samples: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured, with how many threads and tokens, by which runtime."""
+    """What was measured, with how many threads and tokens, by which runtime.
+
+    sweep: its cells, whose sides are the models.  left_out: cells that a model's context has no room for.
+    """
 
     rows: tuple[BenchRow, ...]
     threads: int
     prefill_tokens: int
     decode_tokens: int
     runtime: str
+    sweep: tuple[SweepCell, ...] = ()
+    left_out: tuple[Cell, ...] = ()
+
+    @property
+    def conditions(self) -> str:
+        """What the figures are of, in a line."""
+        what = f"prefill of {self.prefill_tokens} tokens"
+        if self.decode_tokens:
+            what += f", {self.decode_tokens} tokens decoded after it"
+        return f"{what}, {self.threads} threads, {self.runtime}"
+
+    @property
+    def left_out_sentence(self) -> str:
+        """Which sequences of the sweep were not measured, and why; empty where all were."""
+        if not self.left_out:
+            return ""
+        lengths = ", ".join(map(str, sorted({cell.sequence for cell in self.left_out})))
+        return f"left out of the sweep, since a model's context has no room for them: sequences of {lengths}"
 
 
 def bench(directories: Mapping[str, Path], params: CostParams, progress: Callable[[int, int], None]) -> Bench:
-    """Measures the models in ``directories`` in turns, as `validate.cost` does.
+    """Measures the models in ``directories`` in turns, as `validate.cost` does, and sweeps if asked to.
+
+    progress: is told of repeats and cells of the sweep, done and in all.
 
     Raises the errors of the runtime for what it cannot open, and StageError when a measuring process dies.
     """
     threads = params.threads or physical_cores()
     series = Series()
     names = list(directories)
+    total = params.repeats + len(params.sweep)
     for repeat in range(params.repeats):
-        progress(repeat, params.repeats)
+        progress(repeat, total)
         order = names if repeat % 2 == 0 else names[::-1]
         plan, about = measure(series, {name: str(directories[name]) for name in order}, params, threads)
-    progress(params.repeats, params.repeats)
+    cells, left_out = _sweep(
+        directories, params, threads, lambda done: progress(params.repeats + done, total)
+    )
+    progress(total, total)
     rows = tuple(_row(name, directories[name], series) for name in names)
     runtime = f"{about['runtime']} {about['runtime_version']}"
-    return Bench(rows, threads, plan.prefill_tokens, plan.decode_tokens, runtime)
+    return Bench(rows, threads, plan.prefill_tokens, plan.decode_tokens, runtime, cells, left_out)
+
+
+def to_json(measured: Bench) -> dict[str, object]:
+    """What `ingot bench --json` prints: everything but single samples."""
+    plain = asdict(measured)
+    for row in plain["rows"]:
+        del row["samples"]
+    return plain
+
+
+def _sweep(
+    directories: Mapping[str, Path], params: CostParams, threads: int, progress: Callable[[int], None]
+) -> tuple[tuple[SweepCell, ...], tuple[Cell, ...]]:
+    if not params.sweep:
+        return (), ()
+    found = measure_sweep(
+        {name: str(path) for name, path in directories.items()},
+        params.sweep,
+        passes=params.passes,
+        threads=threads,
+        progress=lambda done, _total: progress(done),
+    )
+    return sweep_cells(found.to_json()), found.left_out
 
 
 def _row(name: str, directory: Path, series: Series) -> BenchRow:
@@ -67,4 +123,5 @@ def _row(name: str, directory: Path, series: Series) -> BenchRow:
         statistics.median(samples["tokens_per_second"]),
         statistics.median(samples["peak_memory_bytes"]),
         {metric: quantiles(spread[metric]) for metric in TIMES if spread[metric]},
+        {metric: tuple(spread[metric]) for metric in TIMES if spread[metric]},
     )

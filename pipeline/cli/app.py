@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("results", "Exit with a run's verdict: 0 pass, 1 fail, 3 inconclusive, 4 a stage failed."),
     "baseline": ("baseline", "Pin what a run measured, and hold later runs against it."),
     "generate": ("use", "Continue a prompt with a delivery or an exported artifact."),
-    "bench": ("use", "Measure load, prefill, decode and memory of a delivery."),
+    "bench": ("bench", "Measure load, prefill, decode and memory of a delivery."),
     "targets": ("catalogue", "The target profiles, or all that one of them decides."),
     "stages": ("catalogue", "The stages, or one with its parameters, defaults and meanings."),
     "ls": ("store", "List what is in the store."),

@@ -1,4 +1,4 @@
-"""The figures of `ingot bench` as a table."""
+"""The figures of `ingot bench` as tables."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..units import show, show_bytes
+from ..units import MISSING, show, show_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
+
     from ..bench import Bench
+    from ..measurements import SweepCell
 
 HEADINGS = (
     "size",
@@ -24,18 +29,16 @@ HEADINGS = (
     "tokens/s",
     "peak memory",
 )
+SWEEP_HEADINGS = ("prefill p50", "p95", "tokens/s", "step p50", "p95", "tokens/s")
+WIDTH = 140
 
 
 def show_bench(measured: Bench) -> None:
-    """Prints one line a model, and what the figures are of."""
-    from rich import box
+    """Prints one line a model, what the figures are of, and the sweep where there is one."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    table = _table(("", *HEADINGS))
     for row in measured.rows:
         cells = [show_bytes(row.size_bytes), show(row.load_ms, "ms")]
         for metric in ("prefill_ms", "decode_ms"):
@@ -43,8 +46,43 @@ def show_bench(measured: Bench) -> None:
             cells += [show(times.get(quantile), "ms") for quantile in ("p50", "p95", "p99")]
         cells += [show(row.tokens_per_second, ""), show_bytes(row.peak_memory_bytes)]
         table.add_row(row.name, *cells)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
-    what = f"prefill of {measured.prefill_tokens} tokens"
-    if measured.decode_tokens:
-        what += f", {measured.decode_tokens} tokens decoded after it"
-    click.echo(f"{what}, {measured.threads} threads, {measured.runtime}")
+    console.print(table)
+    click.echo(measured.conditions)
+    if measured.sweep:
+        console.print(sweep_table(measured.sweep, [row.name for row in measured.rows]))
+    if measured.left_out:
+        click.echo(measured.left_out_sentence)
+
+
+def sweep_table(cells: Iterable[SweepCell], models: list[str]) -> Table:
+    """A line a cell and model; a cell's batch and sequence stand at its first model alone."""
+    # One model needs no naming.
+    named = len(models) > 1
+    table = _table(("batch", "sequence", *(("",) if named else ()), *SWEEP_HEADINGS))
+    for cell in cells:
+        for model in models:
+            place = (str(cell.batch), str(cell.sequence)) if model == models[0] else ("", "")
+            table.add_row(
+                *place,
+                *((model,) if named else ()),
+                *_side(cell, model),
+                end_section=model == models[-1] and named,
+            )
+    return table
+
+
+def _side(cell: SweepCell, model: str) -> Iterable[str]:
+    for metric in ("prefill_ms", "decode_ms"):
+        found = cell.sides[model].get(metric)
+        yield from (show(found.p50, "ms"), show(found.p95, "ms")) if found else (MISSING, MISSING)
+        yield show(cell.tokens_per_second(model, metric), "")
+
+
+def _table(headings: Iterable[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    return table

@@ -1,4 +1,4 @@
-"""`ingot generate` and `ingot bench`: run a delivery, or an artifact of the store, through its runtime."""
+"""`ingot generate`: run a delivery, or an artifact of the store, through its runtime."""
 
 from __future__ import annotations
 
@@ -73,44 +73,3 @@ def generate_command(
     for prompt, text in zip(prompts, texts, strict=True):
         click.echo(click.style(prompt, dim=sys.stdout.isatty()) + text)
     click.echo(f"{count} tokens in {seconds:.2f} s, {count / seconds:.1f} tokens/s", err=True)
-
-
-@click.command("bench", short_help="Measure load, prefill, decode and memory.")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option(
-    "--prefill-tokens", default=128, show_default=True, type=click.IntRange(1), help="Of the prompt."
-)
-@click.option("--decode-tokens", default=32, show_default=True, type=click.IntRange(1), help="After it.")
-@click.option(
-    "--repeats", default=5, show_default=True, type=click.IntRange(1), help="Fresh processes a model."
-)
-@click.option("--threads", type=click.IntRange(1), help="Compute threads; physical cores when not given.")
-@store_option
-@json_option
-def bench_command(
-    models: tuple[str, ...],
-    prefill_tokens: int,
-    decode_tokens: int,
-    repeats: int,
-    threads: int | None,
-    store: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure each MODEL (a delivery's directory, or an artifact's digest), taking turns between them."""
-    from dataclasses import asdict
-
-    from ...stages.validate.cost import CostParams
-    from ..bench import bench
-    from ..locate import model_directory
-    from .bench_view import show_bench
-    from .progress import counter
-
-    params = CostParams(
-        prefill_tokens=prefill_tokens, decode_tokens=decode_tokens, repeats=repeats, threads=threads or 0
-    )
-    with counter("measuring, repeat") as progress:
-        measured = bench({name: model_directory(name, store) for name in models}, params, progress)
-    if as_json:
-        click.echo(json.dumps(asdict(measured), indent=2))
-    else:
-        show_bench(measured)
