@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +16,7 @@ from ..model.checkpoint import PICKLED, TOKENIZER_FILE, Checkpoint
 from .files import source_files, weight_layout
 from .hub import resolve
 from .intake import inspect_source
+from .templates import check_templates
 from .weights import expected_tensors
 
 if TYPE_CHECKING:
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 
     from .intake import SourceFacts
 
+PROBE = f"{__package__}.probe"
 TIED_HEAD = "lm_head.weight"
 
 
@@ -57,7 +63,7 @@ def files_read(params: LoadParams) -> Mapping[str, Path]:
     reads=files_read,
 )
 def run(context: Context[LoadParams]) -> Result:
-    """Intake, a verbatim copy, then checks on the copy: intake again, finite weights, a readable tokenizer.
+    """Intake, a verbatim copy, then checks on the copy: intake again, finite weights, tokenizer, templates.
 
     Pickled weights, where they are allowed, are converted instead of copied. Raises IntakeError for whatever
     is wrong with the checkpoint.
@@ -78,6 +84,7 @@ def run(context: Context[LoadParams]) -> Result:
     payload = context.output.payload
     facts = inspect_copy(payload, directory)
     check_weights(context, Checkpoint.open(payload), directory)
+    check_templates(payload, directory)
     check_readable(payload / TOKENIZER_FILE, directory / TOKENIZER_FILE)
     return Result(facts.identity(), observed={"source": dict(source.source)})
 
@@ -119,14 +126,22 @@ def check_weights(context: Context[LoadParams], copy: Checkpoint, source: Path) 
 
 
 def check_readable(copy: Path, source: Path) -> None:
-    """Raises IntakeError for a tokenizer.json that the tokenizers library does not take; source: as above."""
-    import tokenizers
+    """Raises IntakeError for a tokenizer.json that the tokenizers library does not take, or that fails or
+    takes too long on plain text; source: as above.
 
-    try:
-        tokenizers.Tokenizer.from_file(str(copy))
-    except Exception as error:
+    It is tried in a process of its own, since its patterns run in code that cannot be interrupted.
+    """
+    command = [sys.executable, "-P", "-m", PROBE, str(copy)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    if done.returncode == 0:
+        fault = json.loads(done.stdout).get("error")
+    elif -done.returncode in (signal.SIGXCPU, signal.SIGKILL):
+        fault = "takes longer on a page of text than anybody waits"
+    else:
+        fault = f"cannot be tried: the process ended with status {done.returncode}"
+    if fault:
         raise IntakeError(
-            f"tokenizer.json is not one that the tokenizers library {tokenizers.__version__} reads: {error}",
+            f"tokenizer.json {fault}",
             where=str(source),
-            fix="save it again with the transformers that is installed here",
-        ) from error
+            fix="save it again with the transformers that is installed here, or take the released one",
+        )

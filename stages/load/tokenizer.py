@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import IntakeError
 from ..model.checkpoint import TOKENIZER_FILE, TOKENIZER_FILES, read_object
+from ..model.patterns import MOST_PATTERNS, catastrophe, patterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 def check_tokenizer(directory: Path, vocabulary: int) -> None:
     """Raises IntakeError when tokenizer.json is missing or malformed, has a token beyond the embedding's rows
-    (``vocabulary``), or when the tokenizer needs code of its own.
+    (``vocabulary``) or a pattern that can take longer than anybody waits, or when the tokenizer needs code of
+    its own.
     """
     path = directory / TOKENIZER_FILE
     if not path.is_file():
@@ -24,7 +26,8 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
         raise IntakeError(
             "auto_map: the tokenizer needs code of its own, which is never run", where=str(settings)
         )
-    highest, token = max(token_ids(read_object(path), str(path)), default=(-1, ""))
+    tokenizer = read_object(path)
+    highest, token = max(token_ids(tokenizer, str(path)), default=(-1, ""))
     if highest < 0:
         raise IntakeError("tokenizer.json has no tokens", where=str(path))
     if highest >= vocabulary:
@@ -34,6 +37,19 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
             where=str(path),
             fix="take the tokenizer that belongs to the weights, or resize the model's embedding",
         )
+    check_patterns(tokenizer, str(path))
+
+
+def check_patterns(tokenizer: Mapping[str, Any], where: str) -> None:
+    """Raises IntakeError for a regular expression that can take exponential time, or for too many of them."""
+    for number, pattern in enumerate(patterns(tokenizer)):
+        reason = catastrophe(pattern) if number < MOST_PATTERNS else f"is one of over {MOST_PATTERNS}"
+        if reason:
+            raise IntakeError(
+                f"tokenizer.json: the pattern {pattern[:80]!r} {reason}",
+                where=where,
+                fix="take the tokenizer that was released with the model",
+            )
 
 
 def token_ids(tokenizer: Mapping[str, Any], where: str) -> Iterator[tuple[int, str]]:
