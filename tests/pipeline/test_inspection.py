@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 LARGE = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672,
-    "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256,
-    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False,
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8192,
+    "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+    "tie_word_embeddings": False,
     "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "torch_dtype": "bfloat16",
 }  # fmt: skip
 SHARDS = 30
@@ -77,7 +78,8 @@ def test_a_70b_checkpoint_is_inspected_within_a_second_and_without_heavy_imports
         "try: main(['inspect', sys.argv[1], '--json'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'numpy', 'onnx', 'onnxruntime'} & sys.modules.keys()\n"
-        "print(json.dumps({'seconds': time.process_time() - begin, 'heavy': sorted(heavy)}), file=sys.stderr)\n"
+        "cost = {'seconds': time.process_time() - begin, 'heavy': sorted(heavy)}\n"
+        "print(json.dumps(cost), file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(large_checkpoint)], capture_output=True, text=True, check=True
