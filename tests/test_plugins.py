@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,10 @@ from pathlib import Path
 
 import pytest
 from ingot.artifacts.errors import RecipeError, StageError
+from ingot.pipeline.graph import Node
+from ingot.pipeline.keys import data_digests
 from ingot.stages.validate import plugins
+from ingot.stages.validate.quality import QualityParams
 
 PACKAGE = Path(__file__).parent / "data" / "plugin_full"
 SENTENCE = "The river ran past mill number {} and the road ran with the river to the town. "
@@ -76,10 +81,8 @@ def test_a_stage_a_metric_and_a_target_of_one_package_work_together(recipe, ingo
     metrics = target["metrics"]
     assert {"perplexity", "rank_loss", "own_nll", "size_bytes"} <= set(metrics)
     # The loss by another way is the logarithm of the perplexity.
-    from math import log
-
     for side in ("reference", "value"):
-        assert metrics["own_nll"][side] == pytest.approx(log(metrics["perplexity"][side]), rel=1e-6)
+        assert metrics["own_nll"][side] == pytest.approx(math.log(metrics["perplexity"][side]), rel=1e-6)
     low, delta, high = (metrics["rank_loss"][name] for name in ("low", "delta", "high"))
     assert low < delta < high
     manifest = json.loads((tmp_path / "ingot-out" / "shop-till" / "manifest.json").read_text())
@@ -90,19 +93,15 @@ def test_a_stage_a_metric_and_a_target_of_one_package_work_together(recipe, ingo
     for form in ("report.html", "report.md"):
         assert "Rank loss" in (tmp_path / "ingot-out" / form).read_text()
 
-    # Cached while the package stays as it is; measured again, and that alone, when its source changes.
-    states = planned(ingot)
-    assert set(states.values()) == {"hit"}
-    source = site / "ingot_full" / "metrics.py"
+
+def test_the_key_of_what_a_metric_measures_follows_the_source_of_its_package(here, store):
+    node = Node("quality@shop-till", "validate.quality", QualityParams(metrics=("rank_loss",)))
+    before = data_digests(node, store)
+    source = here / "ingot_full" / "metrics.py"
     source.write_text(source.read_text() + "\n# another thought\n")
-    states = planned(ingot)
-    assert {name for name, state in states.items() if state != "hit"} == {"quality@shop-till"}
-
-
-def planned(ingot) -> dict[str, str]:
-    done = ingot("plan", "ingot.yaml", "--json")
-    assert done.returncode == 0, done.stderr
-    return {node["name"]: node["state"] for node in json.loads(done.stdout)["nodes"]}
+    after = data_digests(node, store)
+    assert {name for name in after if after[name] != before[name]} == {"ingot_full/metrics.py"}
+    assert data_digests(Node("quality@cpu", "validate.quality", QualityParams()), store) == {}
 
 
 @pytest.mark.parametrize(
@@ -146,3 +145,33 @@ def test_the_sources_of_a_metric_are_all_files_of_its_package(here):
 def test_a_metric_that_nobody_brings_is_unknown():
     with pytest.raises(RecipeError, match="there is no metric 'nothing'"):
         plugins.get("nothing")
+
+
+def test_the_metric_of_the_documents_is_measured_and_gated(recipe, ingot, site, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "baselines-and-ci.md").read_text("utf-8")
+    source, settings = (
+        re.search(rf"```{language}\n(.+?)```", page, re.DOTALL)[1] for language in ("python", "yaml")
+    )
+    (site / "my_package.py").write_text(source)
+    (site / "my_package-1.dist-info").mkdir()
+    (site / "my_package-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: my-package\nVersion: 1\n"
+    )
+    (site / "my_package-1.dist-info" / "entry_points.txt").write_text(
+        "[ingot.metrics]\nhit_rate = my_package:hit_rate\n"
+    )
+    measure, gates = settings.strip().splitlines()
+    recipe(
+        measure.replace("quality", f"{COST}, quality"),
+        gates.replace("}}", "}, perplexity: {max_increase: 900%}}"),
+    )
+    text = (tmp_path / "ingot.yaml").read_text()
+    (tmp_path / "ingot.yaml").write_text(
+        text.replace("shop-till", "cpu-fp32").replace("largest: 3.0", "largest: 99.0")
+    )
+    done = ingot("run", "ingot.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    metric = json.loads(done.stdout)["targets"]["cpu-fp32"]["metrics"]["hit_rate"]
+    # The unquantized export predicts as the reference does, so its own softmax gives the reference's losses.
+    assert metric["value"] == pytest.approx(metric["reference"], rel=1e-4)
+    assert 0 < metric["value"] < 1
