@@ -17,6 +17,7 @@ from .events import Emit, NodeStarted
 from .executor import Executor
 from .job import Job, JobResult
 from .journal import LOGS, utc_now
+from .keys import check_unchanged
 from .outcome import Ending, NodeResult
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class NodeBuilder:
         if isinstance(artifact, IngotError):
             return failed(node, key, artifact, ended=ended, result=result, log=job.log)
         assert result is not None  # noqa: S101 - there is no artifact without an answer
+        check_unchanged(node, preimage, self.store)
         peak_bytes = result.max_rss_bytes
         with storage(job.log):
             log_digest = digest_file(job.log)

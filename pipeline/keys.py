@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifacts import schema
 from ..artifacts.digest import digest_json
+from ..artifacts.errors import DataError
 from ..stages import base
 from ..stages.model import families
 from .sources import closure, source_digest
@@ -97,6 +98,20 @@ def data_digests(node: Node, store: Store) -> dict[str, object]:
     if reads is not None:
         digests.update({name: store.file_digest(path) for name, path in reads(node.params).items()})
     return digests
+
+
+def check_unchanged(node: Node, preimage: Mapping[str, object], store: Store) -> None:
+    """Raises DataError when a file that a key was made of is another one by now.
+
+    What was built then belongs to no key: recorded, it would be served for files that it is not of.
+    """
+    before = preimage.get("data")
+    if isinstance(before, dict) and (now := data_digests(node, store)) != before:
+        names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        raise DataError(
+            f"{names[0]} changed while {node.name} was built from it",
+            fix="run again, and leave it alone meanwhile",
+        )
 
 
 def _digest_of(value: object, store: Store) -> object:

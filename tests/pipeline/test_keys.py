@@ -210,3 +210,17 @@ def test_lists_of_files_and_missing_files_are_told_apart(store: Store, tmp_path:
         {"files": [str(one), str(two)]}, {"files": [str(two), str(one)]},
     ]  # fmt: skip
     assert len({key(node("knobs", **each), store) for each in variants}) == len(variants)
+
+
+def test_what_was_built_from_a_file_that_changed_meanwhile_belongs_to_no_key(
+    tiny_checkpoint, tmp_path, store
+):
+    directory = shutil.copytree(tiny_checkpoint("llama"), tmp_path / "model")
+    loaded = node("load", model=str(directory))
+    made_of = {"data": keys.data_digests(loaded, store)}
+    keys.check_unchanged(loaded, made_of, store)
+    keys.check_unchanged(loaded, {}, store)
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(DataError, match=r"model\.safetensors changed while n was built from it"):
+        keys.check_unchanged(loaded, made_of, store)

@@ -135,3 +135,16 @@ def test_progress_counts_files_and_then_all_bytes_of_the_network(tiny_checkpoint
     assert len(copied) == 5
     assert all(0 <= done <= total for done, total, _ in seen)
     assert seen[-1] == (128_768 * 4, 128_768 * 4, "checked")
+
+
+def test_a_source_that_changes_between_intake_and_copy_is_refused_by_its_own_name(own_checkpoint, load):
+    model = own_checkpoint()
+    weights = model.path / "model.safetensors"
+
+    def change(done, total, what):
+        if what == "copying model.safetensors":
+            weights.write_bytes(weights.read_bytes()[:-4])
+
+    with pytest.raises(IntakeError, match="cut short; it changed while it was loaded") as caught:
+        load(model.path, progress=change)
+    assert caught.value.where == str(weights)
