@@ -18,8 +18,10 @@ Better = Literal["lower", "higher"]
 Comparison = Literal["relative", "absolute"]
 # How the samples lead to the value: see statistics.py. `exact` metrics have no sampling error.
 Estimator = Literal["perplexity", "token_mean", "paired_mean", "repeats", "exact"]
-CAUSAL, ENCODER = "causal-lm", "encoder"
-BOTH = (CAUSAL, ENCODER)
+CAUSAL, ENCODER, SEQ2SEQ = "causal-lm", "encoder", "seq2seq-lm"
+# Those whose models predict tokens, and all.
+PREDICTING = (CAUSAL, SEQ2SEQ)
+ALL = (*PREDICTING, ENCODER)
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,21 @@ class Metric:
     comparison: Comparison
     estimator: Estimator
     column: str = ""
-    tasks: tuple[str, ...] = BOTH
+    tasks: tuple[str, ...] = ALL
 
 
 TABLE = (
-    Metric("perplexity", "Perplexity", "ppl", "lower", "relative", "perplexity", "nll_value", (CAUSAL,)),
-    Metric("kl_divergence", "KL divergence", "nat", "lower", "absolute", "token_mean", "kl", (CAUSAL,)),
+    Metric("perplexity", "Perplexity", "ppl", "lower", "relative", "perplexity", "nll_value", PREDICTING),
+    Metric("kl_divergence", "KL divergence", "nat", "lower", "absolute", "token_mean", "kl", PREDICTING),
     Metric(
-        "top1_agreement", "Top-1 agreement", "fraction", "higher", "absolute", "token_mean", "top1", (CAUSAL,)
+        "top1_agreement",
+        "Top-1 agreement",
+        "fraction",
+        "higher",
+        "absolute",
+        "token_mean",
+        "top1",
+        PREDICTING,
     ),
     Metric(
         "cosine", "Cosine similarity", "fraction", "higher", "absolute", "token_mean", "cosine", (ENCODER,)
@@ -53,7 +62,7 @@ TABLE = (
     Metric("size_bytes", "Size", "bytes", "lower", "relative", "exact"),
     Metric("load_ms", "Load time", "ms", "lower", "relative", "repeats", "load_ms"),
     Metric("prefill_ms", "Prefill", "ms", "lower", "relative", "repeats", "prefill_ms"),
-    Metric("decode_ms", "Decode, a token", "ms", "lower", "relative", "repeats", "decode_ms", (CAUSAL,)),
+    Metric("decode_ms", "Decode, a token", "ms", "lower", "relative", "repeats", "decode_ms", PREDICTING),
     Metric(
         "tokens_per_second", "Throughput", "tokens/s", "higher", "relative", "repeats", "tokens_per_second"
     ),
@@ -61,6 +70,8 @@ TABLE = (
 )
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in TABLE})
 
+# What says quality in one number, by task; a target has one of them.
+QUALITY = ("perplexity", "cosine")
 # The names people write in a recipe for those in the table.
 ALIASES: Mapping[str, str] = MappingProxyType(
     {"size": "size_bytes", "memory": "peak_memory_bytes", "kl": "kl_divergence", "top1": "top1_agreement"}
@@ -76,7 +87,7 @@ def find_metric(name: str) -> Metric | None:
         return METRICS.get(name)
     found = plugins.get(name)
     return Metric(
-        name, found.title, found.unit, found.better, found.comparison, "paired_mean", tasks=(CAUSAL,)
+        name, found.title, found.unit, found.better, found.comparison, "paired_mean", tasks=PREDICTING
     )
 
 

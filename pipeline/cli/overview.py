@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from ..metrics import metric_title
-from ..units import show, show_delta
+from ..metrics import QUALITY, metric_title
+from ..units import THIN, show, show_delta, show_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +22,31 @@ if TYPE_CHECKING:
 
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "unverified": "○", "error": "!"}
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "unverified": "yellow", "error": "red"}
+VALUE, CHANGE, INTERVAL = "value", "change", "interval"
+HEADINGS = {"size_bytes": "size", "decode_ms": "decode", "peak_memory_bytes": "memory"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a line says of a metric: of quality, of size, and of all others."""
+
+    quality: tuple[str, ...]
+    size: tuple[str, ...]
+    others: tuple[str, ...]
+
+    def parts(self, metric: str) -> tuple[str, ...]:
+        """What is said of one metric."""
+        return self.quality if metric in QUALITY else self.size if metric == "size_bytes" else self.others
+
+
+# From the widest to the narrowest: a change of quality is worth more than milliseconds.
+FORMS = (
+    Form((VALUE, CHANGE, INTERVAL), (VALUE, CHANGE), (VALUE, CHANGE)),
+    Form((CHANGE, INTERVAL), (VALUE, CHANGE), (VALUE, CHANGE)),
+    Form((CHANGE, INTERVAL), (VALUE,), (VALUE, CHANGE)),
+    Form((CHANGE, INTERVAL), (VALUE,), (CHANGE,)),
+    Form((CHANGE,), (VALUE,), (CHANGE,)),
+)
 
 
 def show_overview(overview: Overview, console: Console) -> None:
@@ -34,23 +60,24 @@ def show_overview(overview: Overview, console: Console) -> None:
         click.echo(f"  note: {note}" + (f" ({count} of {len(overview.targets)})" if count > 1 else ""))
     best = overview.smallest
     if best is not None and overview.title:
-        size = _cells(best, "size_bytes")[0]
+        size = _cell(best, "size_bytes", VALUE)
         click.echo(f"  the smallest that passes: {best.name}, {size}")
         if best.delivery is None:
             click.echo(f"  deliver it, or another: --select {shlex.quote(best.name)}")
 
 
 def _fitting(overview: Overview, console: Console) -> Table:
-    """The table with as many metrics as the terminal has room for, the last ones left out first."""
+    """The fullest table that the terminal has room for; the last metrics are left out where none has."""
     unbounded = console.options.update(max_width=1000)
-    for count in range(len(overview.metrics), 0, -1):
-        table = _table(overview, overview.metrics[:count])
+    shorter = ((overview.metrics[:count], FORMS[-1]) for count in range(len(overview.metrics) - 1, 0, -1))
+    for metrics, form in (*((overview.metrics, form) for form in FORMS), *shorter):
+        table = _table(overview, metrics, form)
         if console.measure(table, options=unbounded).maximum <= console.width:
             return table
-    return _table(overview, ())
+    return _table(overview, (), FORMS[-1])
 
 
-def _table(overview: Overview, metrics: Iterable[str]) -> Table:
+def _table(overview: Overview, metrics: Iterable[str], form: Form) -> Table:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -68,22 +95,28 @@ def _table(overview: Overview, metrics: Iterable[str]) -> Table:
         table.add_column(axis, no_wrap=True)
     shown = tuple(metrics)
     for name in shown:
-        heading = metric_title(name).partition(",")[0].lower()
-        table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("", justify="right", no_wrap=True, style="dim")
+        heading = HEADINGS.get(name) or metric_title(name).lower()
+        for place in range(len(form.parts(name))):
+            style = "dim" if place else None
+            table.add_column("" if place else heading, justify="right", no_wrap=True, style=style)
     for target in overview.targets:
-        cells = [cell for name in shown for cell in _cells(target, name)]
+        cells = [_cell(target, name, part) for name in shown for part in form.parts(name)]
         mark = Text(MARKS[target.status], style=COLOURS[target.status])
         table.add_row(mark, *(Text(value) for value in overview.place(target)), *cells)
     return table
 
 
-def _cells(target: TargetReport, name: str) -> tuple[str, str]:
-    """A metric's value and its change from the reference."""
+def _cell(target: TargetReport, name: str, part: str) -> str:
+    """A metric's value, its change from the reference, or the interval of that; empty where it has none."""
     metric = target.metrics.get(name)
     if metric is None:
-        return "", ""
-    return show(metric.value, metric.unit), show_delta(metric.delta, metric.unit, metric.comparison)
+        return ""
+    if part == VALUE:
+        return show(metric.value, metric.unit)
+    if part == CHANGE:
+        return show_delta(metric.delta, metric.unit, metric.comparison)
+    # The change beside it has the unit.
+    return show_interval(metric.low, metric.high, metric.unit, metric.comparison).partition(THIN)[0]
 
 
 def _reasons(target: TargetReport) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..metrics import QUALITY
 from .parts import Step
 from .weights import PLAIN, QUANTIZED, packed_bytes
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # What size is measured in: the graph and its weights, not tokenizers and configs.
 MODEL_FILES = "model."
 WEIGHT_FILES = ".safetensors"
-QUALITY = ("perplexity", "cosine")
 
 
 def with_steps(

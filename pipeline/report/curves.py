@@ -17,6 +17,8 @@ ROW_HEIGHT = 17
 MARKS = (50, 95)
 # The slowest samples of a busy machine would squeeze all others to the left.
 SHOWN_PERCENTILE = 99
+# Closer points cannot be told apart at this size.
+SHOWN_PERCENTS = (*range(0, 99, 2), 99)
 TRADE_HEIGHT, TRADE_LEFT = 250, 50
 LABEL_HEIGHT, LONGEST_LABEL, LONGEST_SIDE = 13, 30, 14
 
@@ -63,7 +65,8 @@ def cumulative(
 
 
 def _curve(curve: Sequence[float], across: Scale, up: Scale, kind: str) -> Fragment:
-    points = [(across(value), up(percent)) for percent, value in enumerate(curve) if across.holds(value)]
+    shown = (percent for percent in SHOWN_PERCENTS if across.holds(curve[percent]))
+    points = [(across(curve[percent]), up(percent)) for percent in shown]
     path = " ".join(f"{x:.1f} {y:.1f}" for x, y in points)
     return tag("path", d=f"M{path}", class_=f"curve {kind}")
 

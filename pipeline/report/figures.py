@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..metrics import metric_title
+from ..metrics import QUALITY, metric_title
 from ..units import significant
 from . import curves, heat
 from .svg import Fragment
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from .model import RunReport, TargetReport
 
-# What is said of quality in one number, the first that a target has.
-QUALITY = ("perplexity", "cosine")
 SPREAD_TITLES = {"prefill_ms": "prefill", "decode_step_ms": "one decoded token"}
 SWEEP_TITLES = {"prefill_ms": "prefill", "decode_ms": "one decoding step"}
 # Two dots say less than the table does.

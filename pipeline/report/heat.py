@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from ..units import MISSING, THIN, show, show_bytes, significant
+from ..units import THIN, show, show_bytes, significant
 from .curves import shortened
 from .svg import Fragment, drawing, join, rectangle, tag, text
 
@@ -22,7 +22,7 @@ FIRST_DARK = 5
 SWEEP_GUTTER, SWEEP_HEIGHT, SWEEP_TOP = 46, 48, 20
 GRID_LEFT, GRID_RIGHT, ROW_HEIGHT, GRID_TOP = 92, 92, 18, 18
 # With more layers than this, cells are too narrow for words and are drawn a shade at a time.
-MOST_WORDED = 8
+MOST_WORDED, CELL_GAP = 8, 1.0
 LONGEST_ROLE = 16
 # Of the median error: a shade a step, so that weights that were rounded alike look alike.
 ERROR_STEPS = (0.5, 0.8, 1.25, 1.6, 2.0, 3.0)
@@ -89,14 +89,15 @@ def _cell(x: float, y: float, width: float, height: float, level: int, lines: Se
 def width_grid(groups: Sequence[WeightGroup]) -> Fragment:
     """Roles down, layers across: the darker, the more bits a weight; a row's width and bytes at its end."""
     rows = _rows(groups)
-    ends = {}
+    ends, mixed = {}, set()
     for role, found in rows.items():
         widths = list(dict.fromkeys(group.width for group in found))
+        mixed.update({role} if len(widths) > 1 else ())
         size = show_bytes(sum(group.size_bytes for group in found))
         ends[role] = f"{_short(widths[0]) if len(widths) == 1 else 'mixed'} · {size}"
     return _grid(
         rows, ends, lambda group: bit_shade(group.width),
-        lambda group: group.width.replace("int", "").replace("float", ""),
+        lambda group: group.width.replace("int", "").replace("float", "") if group.role in mixed else "",
         "Weights by role and layer: width, and bytes of all layers",
     )  # fmt: skip
 
@@ -153,6 +154,7 @@ def _grid(
     width = span / max(1, len(layers))
     parts = list(_layer_numbers(layers, width))
     shades: dict[int, list[str]] = {}
+    words = []
     for number, (role, found) in enumerate(rows.items()):
         y = GRID_TOP + number * ROW_HEIGHT
         parts += [
@@ -162,16 +164,22 @@ def _grid(
         for group in found:
             x = GRID_LEFT + (layers.index(group.layer) * width if group.layer is not None else 0)
             wide = width if group.layer is not None else span
-            if len(layers) <= MOST_WORDED or group.layer is None:
-                parts.append(_small_cell(x, y, wide, shade(group), word(group)))
-            else:
-                box = f"M{x:.1f} {y + 1}h{wide:.2f}v{ROW_HEIGHT - 2}h-{wide:.2f}z"
-                shades.setdefault(shade(group), []).append(box)
+            is_worded = len(layers) <= MOST_WORDED or group.layer is None
+            gap = CELL_GAP if is_worded else 0
+            box = f"M{x + gap / 2:.1f} {y + 1}h{wide - gap:.1f}v{ROW_HEIGHT - 2}h-{wide - gap:.1f}z"
+            level = shade(group)
+            shades.setdefault(level, []).append(box)
+            if is_worded and (said := word(group)):
+                dark = " on-dark" if level >= FIRST_DARK else ""
+                words.append(text(x + wide / 2, y + 13, said, f"small{dark}", "middle"))
     parts += [
         tag("path", d="".join(boxes), class_=f"cell h{level}") for level, boxes in sorted(shades.items())
     ]
-    said = "; ".join(f"{role} {end}" for role, end in ends.items())
-    return drawing(WIDTH, GRID_TOP + len(rows) * ROW_HEIGHT, label, *parts, class_="heat", description=said)
+    parts += words
+    described = "; ".join(f"{role} {end}" for role, end in ends.items())
+    return drawing(
+        WIDTH, GRID_TOP + len(rows) * ROW_HEIGHT, label, *parts, class_="heat", description=described
+    )
 
 
 def _layer_numbers(layers: Sequence[int], width: float) -> Iterable[Fragment]:
@@ -183,11 +191,3 @@ def _layer_numbers(layers: Sequence[int], width: float) -> Iterable[Fragment]:
     for layer in shown:
         x = GRID_LEFT + (layers.index(layer) + 0.5) * width
         yield text(x, GRID_TOP - 6, str(layer), "faint small", "middle")
-
-
-def _small_cell(x: float, y: float, width: float, level: int, word: str) -> Fragment:
-    dark = " on-dark" if level >= FIRST_DARK else ""
-    return join([
-        rectangle(x + 0.5, y + 1, width - 1, ROW_HEIGHT - 2, f"cell h{level}", 1.5),
-        text(x + width / 2, y + 13, word or MISSING, f"small{dark}", "middle"),
-    ])  # fmt: skip

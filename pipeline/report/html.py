@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..gate import Check, MetricResult, worst
-from ..metrics import metric_title, place_in_table
+from ..metrics import QUALITY, metric_title, place_in_table
 from ..units import show, show_bytes, show_count, show_delta, show_interval, show_seconds, significant
 from . import figures, plots
 from .dag import dag
 from .figures import Figure
 from .golden import golden_texts
+from .overview import overviews
 from .svg import Fragment
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def render_html(report: RunReport) -> str:
         counts=_counts(report),
         groups=list(_groups(report)),
         sizes=plots.size_bars(report.model.weight_bytes, report.targets.values()),
+        overviews=overviews(report.targets),
         trades=list(figures.trades(report)),
         golden=golden_texts(report),
         weights=list(figures.weights(report)),
@@ -114,7 +116,7 @@ def headlines(target: TargetReport) -> list[Headline]:
     if size and size.delta is not None:
         detail = f"{show(size.reference, 'bytes')} → {show(size.value, 'bytes')}"
         found.append(Headline("of the size", f"{significant(size.delta + 1, 2)} ×", detail))
-    for name in figures.QUALITY:
+    for name in QUALITY:
         metric = metrics.get(name)
         if metric and metric.delta is not None:
             value = show_delta(metric.delta, metric.unit, metric.comparison)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..metrics import metric_title
 from ..units import MINUS, THIN, show, show_bytes, show_count, show_delta
-from .svg import Fragment, Scale, circle, drawing, join, line, padded, rectangle, tag, text
+from .svg import Fragment, Scale, circle, dots, drawing, join, line, padded, rectangle, tag, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +20,8 @@ FIGURE_WIDTH = 340
 GUTTER = 66
 # A limit farther away than this many spans of the data would squeeze the data to a dot: it is an arrow then.
 FARTHEST_LIMIT = 6
+# More dots than these lie upon each other.
+MOST_REPEATS, MOST_DOCUMENTS = 60, 160
 # The same for documents, whose line is left out then.
 FARTHEST_LINE = 1.5
 
@@ -165,7 +167,7 @@ def _strip(y: float, kind: str, samples: Sequence[float], scale: Scale, unit: st
     return [
         text(0, middle + 4, kind, "faint"),
         line(scale.start, middle, scale.stop, middle, "track-line"),
-        *(circle(scale(sample), middle, 2.8, f"sample {kind}") for sample in samples),
+        dots(((scale(sample), middle) for sample in thinned(ordered, MOST_REPEATS)), f"sample {kind}"),
         line(scale(median), y, scale(median), y + 16, f"median {kind}"),
         text(FIGURE_WIDTH, middle + 4, show(median, unit), "number", "end"),
     ]
@@ -186,15 +188,27 @@ def _tick(delta: float, comparison: str) -> str:
     return shown.replace("-", MINUS)
 
 
+def thinned(ordered: Sequence[float], most: int) -> list[float]:
+    """At most so many of the ordered values, at even ranks, the first and the last among them."""
+    if len(ordered) <= most:
+        return list(ordered)
+    return [ordered[round(index * (len(ordered) - 1) / (most - 1))] for index in range(most)]
+
+
+def _documents(count: int, shown: int) -> str:
+    of = f"{shown} of {show_count(count)}" if shown < count else str(count)
+    return f"{of} documents, least to most changed"
+
+
 def document_plot(documents: Sequence[DocumentDelta], limit: float | None, comparison: str) -> Fragment:
     """Each evaluation document's own delta, in ascending order, against zero and the limit."""
     height, top, bottom, left = 170, 8, 20, 46
-    ordered = sorted(documents, key=lambda document: document.delta)
-    values = [document.delta for document in ordered]
+    ordered = sorted(document.delta for document in documents)
+    values = thinned(ordered, MOST_DOCUMENTS)
     span = max(*values, 0.0) - min(*values, 0.0)
     near = [] if limit is None or abs(limit) > FARTHEST_LINE * (span or 1) else [limit]
     scale = padded([*values, 0.0, *near], height - bottom, top)
-    across = Scale(-0.5, len(ordered) - 0.5, left, FIGURE_WIDTH)
+    across = Scale(-0.5, len(values) - 0.5, left, FIGURE_WIDTH)
     parts = [
         part
         for tick in scale.ticks(4)
@@ -206,16 +220,17 @@ def document_plot(documents: Sequence[DocumentDelta], limit: float | None, compa
     if near:
         parts.append(line(left, scale(near[0]), FIGURE_WIDTH, scale(near[0]), "limit"))
     parts.append(line(left, scale(0), FIGURE_WIDTH, scale(0), "zero"))
-    parts += [line(across(i), scale(0), across(i), scale(value), "stem") for i, value in enumerate(values)]
-    parts += [circle(across(i), scale(value), 2.4, "sample artifact") for i, value in enumerate(values)]
+    stems = (f"M{across(i):.1f} {scale(0):.1f}V{scale(value):.1f}" for i, value in enumerate(values))
+    parts.append(tag("path", d="".join(stems), class_="stem"))
+    parts.append(dots(((across(i), scale(value)) for i, value in enumerate(values)), "sample artifact"))
     parts.append(
         text(
             (left + FIGURE_WIDTH) / 2,
             height - 4,
-            f"{len(ordered)} documents, least to most changed",
+            _documents(len(ordered), len(values)),
             "tick",
             "middle",
         )
     )
-    worse = sum(value > 0 for value in values)
+    worse = sum(value > 0 for value in ordered)
     return drawing(FIGURE_WIDTH, height, f"{worse} of {len(ordered)} documents above zero", *parts)

@@ -76,6 +76,11 @@ def circle(x: float, y: float, radius: float, class_: str) -> Fragment:
     return tag("circle", cx=float(x), cy=float(y), r=float(radius), class_=class_)
 
 
+def dots(places: Iterable[tuple[float, float]], class_: str) -> Fragment:
+    """Many dots as one path of strokes without length, whose round ends are the dots: few bytes a dot."""
+    return tag("path", d="".join(f"M{x:.1f} {y:.1f}h0" for x, y in places), class_=f"dots {class_}")
+
+
 def rectangle(x: float, y: float, width: float, height: float, class_: str, radius: float = 0) -> Fragment:
     """A box; a width below zero is drawn as none."""
     return tag(

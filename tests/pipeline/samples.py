@@ -11,8 +11,8 @@ import numpy as np
 from ingot.pipeline import measurements
 from ingot.pipeline.gate import evaluate
 from ingot.pipeline.graph import GateRule
-from ingot.pipeline.report import model
-from ingot.pipeline.report.documents import document_deltas, timings
+from ingot.pipeline.report import model, parts
+from ingot.pipeline.report.documents import document_deltas, spreads, timings
 from ingot.pipeline.rules import Bound, read_bound
 
 if TYPE_CHECKING:
@@ -145,6 +145,63 @@ def cost(speedup: float = 2.0, size: tuple[int, int] = (8_270_000, 1_420_000), s
     )
 
 
+ROLES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def weights(layers: int = 4) -> tuple[parts.WeightGroup, ...]:
+    """Layers of 4 bits, the last one rounded worst, and an embedding of 8."""
+    inner = tuple(
+        parts.WeightGroup(role, layer, "int4", 1, 262_144, 163_840, 0.08 + 0.02 * (layer == layers - 1))
+        for role in ROLES
+        for layer in range(layers)
+    )
+    embedding = parts.WeightGroup("embedding", None, "int8", 1, 1_048_576, 1_179_648, 0.005)
+    return (*inner, embedding, parts.WeightGroup("norms, biases", None, "float32", 9, 2_304, 9_216))
+
+
+def sweep(
+    batches: tuple[int, ...] = (1, 2, 4), sequences: tuple[int, ...] = (32, 128)
+) -> tuple[measurements.SweepCell, ...]:
+    """Cells whose artifact prefills a token in 0.1 ms and takes steps of 1 ms; the reference takes twice."""
+
+    def side(batch: int, sequence: int, slower: float) -> dict[str, measurements.Quantiles]:
+        prefill, step = 0.1 * batch * sequence * slower, batch * slower
+        return {
+            "prefill_ms": measurements.Quantiles(prefill, prefill * 1.2, prefill * 1.3, 4),
+            "decode_ms": measurements.Quantiles(step, step * 1.5, step * 1.6, 32),
+        }
+
+    return tuple(
+        measurements.SweepCell(
+            batch, sequence,
+            {"reference": side(batch, sequence, 2.0), "value": side(batch, sequence, 1.0)},
+        )
+        for batch in batches
+        for sequence in sequences
+    )  # fmt: skip
+
+
+def golden() -> tuple[measurements.Golden, ...]:
+    """A text that is the same, one that parts, and one that could not be continued."""
+    return (
+        measurements.Golden("The capital of France is", 24, 24, " Paris, where the river"),
+        measurements.Golden(
+            "Once upon a time", 24, 3, " there was a",
+            measurements.Parting(" mill", " by the river", 0.31), measurements.Parting(" town", " on it"),
+        ),
+        measurements.Golden("In 1969", 24, error="the model gave logits that are not numbers"),
+    )  # fmt: skip
+
+
+def steps(target: str, change: float) -> tuple[parts.Step, ...]:
+    """From 6.3 MB to 1.3 by way of a quantizer that was not measured apart."""
+    return (
+        parts.Step("load", "load", 6_296_064, 0.0),
+        parts.Step(f"quantize@{target}", "quantize.rtn", 1_290_000),
+        parts.Step(f"export@{target}", "export.onnx", 1_310_000, change, target),
+    )
+
+
 def target(name: str, status: model.Status | None = None, **changes: object) -> model.TargetReport:
     """A target that was built and measured; status: that of its gate unless given."""
     change = float(changes.pop("change", 0.005))  # type: ignore[arg-type]
@@ -177,6 +234,15 @@ def target(name: str, status: model.Status | None = None, **changes: object) -> 
         timings=timings(costs),
         documents=document_deltas(quality),
         lineage=("d4" * 32, "e5" * 32, "f6" * 32),
+        weights=weights(),
+        worst_tensors=tuple(
+            parts.TensorError(f"model.layers.{n}.mlp.down_proj.weight", "int4", 262_144, 0.12 - n / 100)
+            for n in range(10)
+        ),
+        spreads=spreads(costs),
+        sweep=sweep(),
+        golden=golden(),
+        steps=steps(name, change),
     )  # fmt: skip
     return dataclasses.replace(report, **changes)  # type: ignore[arg-type]
 
