@@ -46,6 +46,7 @@ def run(
     store: Store | str | Path | None = None,
     out: str | Path | None = None,
     allow_failing: bool = False,
+    force: bool = False,
     on_event: Callable[[Event], None] = lambda _event: None,
 ) -> Run:
     """Builds, gates and delivers every target; the same as `ingot run`.
@@ -53,7 +54,8 @@ def run(
     recipe: a YAML file; or else model, targets, data, stages, matrix, gates and measure as a recipe has them,
     relative paths starting at the working directory.  settings: overrides such as ``"quantize.bits=4"``.
     select: the only targets and cells to build, as `--select` names them.  store: a store or its directory,
-    by default INGOT_STORE, else `~/.cache/ingot`.  out: where deliveries go.
+    by default INGOT_STORE, else `~/.cache/ingot`.  out: where deliveries go.  force: run although memory or
+    disk space is predicted to be short.
 
     A target that fails its gate is in the result, not an exception. Raises RecipeError, IntakeError,
     DataError and RequirementError for what is wrong before work begins, StoreError when the disk refuses.
@@ -64,6 +66,7 @@ def run(
         allow_failing=allow_failing,
         command="ingot.run(...)",
         select=tuple(select),
+        force=force,
     )
     return run_recipe(written, _store(store), options, on_event)
 

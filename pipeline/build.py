@@ -13,6 +13,7 @@ from ..artifacts.errors import IngotError, StageError
 from ..artifacts.files import storage
 from ..artifacts.manifest import Action, Artifact
 from ..artifacts.store import Store
+from ..targets.host import probe
 from .events import Emit, NodeStarted
 from .executor import Executor
 from .job import Job, JobResult
@@ -101,6 +102,7 @@ class NodeBuilder:
             "seconds": round(ended.seconds, 6),
             "cpu_seconds": round(ended.cpu_seconds, 6),
             "max_rss_bytes": peak_bytes,
+            "held_bytes": ended.max_rss_bytes,
             "output_bytes": artifact.record.size_bytes,
             "cores": job.cores,
             "exit": ended.exit,
@@ -108,6 +110,9 @@ class NodeBuilder:
             "notes": list(result.notes),
             "tools": dict(result.tools),
             "stage": dict(result.observed),
+            "reason": decision.reason,
+            "host": probe().fingerprint(),
+            **(decision.expected.record() if decision.expected else {}),
         }
         action = self.store.record(Action(key, node.name, preimage, artifact.digest, observed))
         self.store.discard_job(key)

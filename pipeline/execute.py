@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 Decide = Callable[["Node", Mapping[str, str]], Decision]
 
-# What a node is taken to need when it has never run: Python with torch loaded, and three times its inputs,
+# What a node is taken to need that nobody planned: Python with torch loaded, and three times its inputs,
 # which is the bound our own stages keep. The ledger only orders nodes by it; the executor bounds them.
 BASE_BYTES = 512 << 20
 INPUT_FACTOR = 3
-# What ran before varies: data, threads and allocator alike.
+# What is predicted varies: data, threads and allocator alike.
 EXPECTED_FACTOR = 1.25
 
 
@@ -204,9 +204,8 @@ class _Run:
         return {name: artifact.digest for name, artifact in outputs if artifact is not None}
 
     def _claim(self, node: Node, decision: Decision) -> Claim:
-        expected = decision.expected.max_rss_bytes if decision.expected else None
-        if expected:
-            memory_bytes = int(expected * EXPECTED_FACTOR)
+        if decision.expected is not None:
+            memory_bytes = int(decision.expected.held_bytes * EXPECTED_FACTOR)
         else:
             artifacts = (self._results[source].artifact for source in set(node.inputs.values()))
             size_bytes = sum(artifact.record.size_bytes for artifact in artifacts if artifact)

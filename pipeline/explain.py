@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..artifacts.manifest import Action
-from ..artifacts.store import Store
+from .history import History
 
 if TYPE_CHECKING:
+    from ..artifacts.store import Store
     from .plan import Plan
 
-# Records beyond these, newest first, are older than what "the last time" can mean to a person.
-MOST_RECORDS = 5000
 SHORT = 12
 
 
@@ -55,28 +53,6 @@ class KeyDiff:
         if self.old is None:
             return "not built before"
         return ", ".join(str(change) for change in self.changes) or "nothing changed"
-
-
-@dataclass(frozen=True)
-class History:
-    """The action records of a store by node name, newest first; read once, when it is first asked."""
-
-    store: Store
-
-    def last(self, node: str, but_key: str | None = None) -> Action | None:
-        """The newest action of a node of that name whose key is not ``but_key``."""
-        return next((action for action in self._by_node.get(node, ()) if action.key != but_key), None)
-
-    @cached_property
-    def _by_node(self) -> Mapping[str, list[Action]]:
-        paths = [path for path in (self.store.root / "actions").iterdir() if not path.name.startswith(".")]
-        paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        found: dict[str, list[Action]] = {}
-        for path in paths[:MOST_RECORDS]:
-            action = self.store.read_action(path.stem)
-            if action is not None:
-                found.setdefault(action.node, []).append(action)
-        return found
 
 
 def explain(plan: Plan, node: str, store: Store) -> KeyDiff:

@@ -7,7 +7,7 @@ every node whose inputs have just become known: an input that came out as before
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -16,14 +16,19 @@ from types import MappingProxyType
 from ..artifacts import schema
 from ..artifacts.manifest import Action, Artifact
 from ..artifacts.store import Store
+from ..stages import base
 from ..stages.base import Requirement
 from ..targets.host import Host, probe
-from .explain import History, KeyDiff, changes
+from .explain import KeyDiff, changes
 from .graph import Graph, Leaf, Node
+from .history import History
 from .keys import data_digests, key_of, preimage
-from .requirements import of_leaf, of_machine, of_node, raise_missing
+from .makespan import makespan
+from .memory import default_bound
+from .predict import Prediction, Predictor
+from .requirements import of_leaf, of_node, of_room, raise_missing
 
-PLAN_SCHEMA = "ingot/plan/v1"
+PLAN_SCHEMA = "ingot/plan/v2"
 
 
 class State(StrEnum):
@@ -39,13 +44,7 @@ class State(StrEnum):
     BLOCKED = "blocked"
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a node cost the last time: seconds and bytes, from the newest action record of its name."""
-
-    seconds: float | None
-    max_rss_bytes: int | None
-    output_bytes: int | None
+WAITING = (State.RUN, State.PENDING)
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,21 @@ class Decision:
     preimage: Mapping[str, object] | None = None
     artifact: Artifact | None = None
     action: Action | None = None
-    expected: Expected | None = None
+    expected: Prediction | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A decision for every node of ``graph``, in its order, and what is missing on this machine."""
+    """A decision for every node of ``graph``, in its order, and what is missing on this machine.
+
+    short: memory and disk space that will not do, as far as can be predicted.  cores: that nodes may share.
+    """
 
     graph: Graph
     decisions: Mapping[str, Decision]
     missing: tuple[Requirement, ...] = ()
+    short: tuple[Requirement, ...] = ()
+    cores: int = 1
 
     def count(self, state: State) -> int:
         """How many nodes are in that state."""
@@ -84,24 +88,45 @@ class Plan:
         return all(decision.state is State.HIT for decision in self.decisions.values())
 
     @property
-    def expected_seconds(self) -> float | None:
-        """What all nodes that have to run took the last time, together; None when one of them never ran."""
-        waiting = [d for d in self.decisions.values() if d.state in (State.RUN, State.PENDING)]
-        seconds = [d.expected.seconds if d.expected else None for d in waiting]
-        known = [each for each in seconds if each is not None]
-        return sum(known) if len(known) == len(seconds) else None
+    def expected(self) -> Mapping[str, Prediction]:
+        """What each node that has to run will take."""
+        return {name: each.expected for name, each in self.decisions.items() if each.expected is not None}
+
+    @property
+    def expected_seconds(self) -> float:
+        """What the run will take, with nodes beside one another where cores allow; 0 when all is cached."""
+        seconds = {name: each.seconds for name, each in self.expected.items()}
+        inputs = {name: tuple(self.graph.nodes[name].inputs.values()) for name in seconds}
+        alone = {name for name in seconds if base.get(self.graph.nodes[name].stage).exclusive}
+        return makespan(seconds, inputs, alone, self.cores)
+
+    @property
+    def output_bytes(self) -> int:
+        """What the store will grow by."""
+        return sum(each.output_bytes for each in self.expected.values())
 
     def require(self) -> None:
-        """Raises RequirementError when something is missing, naming all of it with the commands to run."""
-        raise_missing(self.missing)
+        """Raises RequirementError when something is missing or short, naming all of it with what to do."""
+        raise_missing((*self.missing, *self.short))
+
+    def forced(self) -> Plan:
+        """The plan for somebody who knows better: what is short is a note of the report, not an error."""
+        notes = (f"run with --force although it was short of {each.name}" for each in self.short)
+        graph = replace(self.graph, notes=(*self.graph.notes, *notes))
+        return replace(self, graph=graph, short=())
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Decides what is to be done with nodes, against one store on one machine."""
+    """Decides what is to be done with nodes, against one store on one machine.
+
+    memory_bytes, cores: what nodes may share; what is free on the host, and all of its cores, when None.
+    """
 
     store: Store
     host: Host = field(default_factory=probe)
+    memory_bytes: int | None = None
+    cores: int | None = None
 
     @cached_property
     def history(self) -> History:
@@ -117,17 +142,25 @@ class Planner:
         missing: list[Requirement] = []
         for node in graph.nodes.values():
             decision = self._decide(node, {name: decisions[source] for name, source in node.inputs.items()})
-            if decision.state in (State.RUN, State.PENDING) and (lacking := of_node(node)):
+            if decision.state in WAITING and (lacking := of_node(node)):
                 missing += lacking
                 reason = "this machine lacks " + ", ".join(each.name for each in lacking)
                 decision = replace(decision, state=State.BLOCKED, reason=reason)
             decisions[node.name] = decision
-        waiting = [name for name, each in decisions.items() if each.state in (State.RUN, State.PENDING)]
+        waiting = [name for name, each in decisions.items() if each.state in WAITING]
         for leaf in graph.targets.values():
             if leaf.quality in waiting or leaf.cost in waiting:
                 missing += of_leaf(leaf)
-        missing += of_machine(graph, [graph.nodes[name] for name in waiting], self.store.root, self.host)
-        return Plan(graph, MappingProxyType(decisions), tuple(dict.fromkeys(missing)))
+        found = Plan(graph, MappingProxyType(decisions), tuple(dict.fromkeys(missing)), cores=self._cores)
+        return self._predicted(found) if waiting else found
+
+    def following(self, plan: Plan) -> Callable[[Node, Mapping[str, str]], Decision]:
+        """:meth:`decide` for an execution of ``plan``: with what was predicted there."""
+
+        def decide(node: Node, inputs: Mapping[str, str]) -> Decision:
+            return replace(self.decide(node, inputs), expected=plan.decisions[node.name].expected)
+
+        return decide
 
     def decide(self, node: Node, inputs: Mapping[str, str]) -> Decision:
         """HIT or RUN for a node whose inputs are all known: input name → artifact digest."""
@@ -141,7 +174,7 @@ class Planner:
             reason = "built before, but its output is gone from the store"
         else:
             reason = str(self._diff(node, made_of))
-        return Decision(node.name, State.RUN, reason, key, made_of, expected=self._expected(node))
+        return Decision(node.name, State.RUN, reason, key, made_of)
 
     def _decide(self, node: Node, sources: Mapping[str, Decision]) -> Decision:
         """The decision for a node, from those for what it takes, by input name."""
@@ -157,24 +190,29 @@ class Planner:
         waits = dict.fromkeys(source.node for source in sources.values() if source.artifact is None)
         made_of = preimage(node, inputs, data_digests(node, self.store), self.host)
         reason = f"waits for {' and '.join(waits)}"
-        return Decision(node.name, State.PENDING, reason, None, made_of, expected=self._expected(node))
+        return Decision(node.name, State.PENDING, reason, None, made_of)
 
     def _diff(self, node: Node, made_of: Mapping[str, object]) -> KeyDiff:
         old = self.history.last(node.name)
         return KeyDiff(node.name, old, changes(old.preimage, made_of) if old else ())
 
-    def _expected(self, node: Node) -> Expected | None:
-        last = self.history.last(node.name)
-        if last is None:
-            return None
-        seconds, peak, size = (
-            last.observed.get(name) for name in ("seconds", "max_rss_bytes", "output_bytes")
-        )
-        return Expected(
-            float(seconds) if isinstance(seconds, int | float) else None,
-            peak if isinstance(peak, int) else None,
-            size if isinstance(size, int) else None,
-        )
+    def _predicted(self, plan: Plan) -> Plan:
+        """The plan with what each waiting node will take, and what this machine has too little of for it."""
+        predictor = Predictor(plan.graph, lambda: self.history, self.host)
+        decisions = dict(plan.decisions)
+        for name, decision in decisions.items():
+            node = plan.graph.nodes[name]
+            if decision.artifact is not None:
+                predictor.cached(node, decision.artifact.facts, decision.artifact.record.size_bytes)
+            elif decision.state in WAITING:
+                decisions[name] = replace(decision, expected=predictor.predict(node))
+        found = replace(plan, decisions=MappingProxyType(decisions))
+        memory_bytes = self.memory_bytes or min(self.host.memory_bytes, default_bound())
+        return replace(found, short=of_room(found.expected, self.store.root, memory_bytes))
+
+    @property
+    def _cores(self) -> int:
+        return self.cores or self.host.cores
 
 
 def make_plan(graph: Graph, store: Store, host: Host | None = None) -> Plan:
@@ -192,6 +230,8 @@ def to_json(plan: Plan) -> dict[str, object]:
         "facts": schema.plain(plan.graph.facts),
         "notes": list(plan.graph.notes),
         "missing": [{"name": each.name, "fix": each.fix} for each in plan.missing],
+        "short": [{"name": each.name, "fix": each.fix} for each in plan.short],
+        "expected": {"seconds": round(plan.expected_seconds, 3), "output_bytes": plan.output_bytes},
     }
 
 
@@ -209,6 +249,7 @@ def _node_json(node: Node, decision: Decision) -> dict[str, object]:
         "reason": decision.reason,
         "key": decision.key,
         "artifact": decision.artifact.digest if decision.artifact else None,
+        "expected": decision.expected.to_json() if decision.expected else None,
     }
 
 

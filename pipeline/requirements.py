@@ -18,19 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from ..targets.host import Host
-    from .graph import Graph, Leaf, Node
+    from .graph import Leaf, Node
+    from .predict import Prediction
 
 PIP = "pip install "
-# Bytes a parameter in an output, by its kind: float32 graphs, and 8-bit codes with their scales.
-FLOAT32_BYTES = 4
-CODES_BYTES = 1.25
-# What log-probabilities and measurements take at least; how much more depends on the evaluation text.
-OTHER_OUTPUT_BYTES = 1 << 20
-# What Python with torch or a runtime holds before it has any weights.
-PROCESS_BYTES = 512 << 20
-# Outputs whose making holds all weights in float32 at once, in torch or in the target's runtime.
-WHOLE_IN_MEMORY = ("logits", "measurements")
 
 
 def of_node(node: Node) -> tuple[Requirement, ...]:
@@ -47,17 +38,22 @@ def of_leaf(leaf: Leaf) -> tuple[Requirement, ...]:
     return tuple(each for each in libraries if not each.met)
 
 
-def of_machine(graph: Graph, waiting: Iterable[Node], root: Path, host: Host) -> tuple[Requirement, ...]:
-    """The disk space and the memory that the ``waiting`` nodes need and this machine lacks.
+def of_room(expected: Mapping[str, Prediction], root: Path, memory_bytes: int) -> tuple[Requirement, ...]:
+    """The disk space and the memory that nodes will need and that are not free.
 
-    root: the store's directory.  Both are lower bounds from the source's headers: a run that passes may still
-    meet a full disk, one that fails here would certainly have.
+    expected: by node.  root: the store's directory.  memory_bytes: what a node may hold.
     """
-    nodes = tuple(waiting)
-    found = [_disk(graph, nodes, shutil.disk_usage(root).free)] if nodes else []
-    kinds = {base.get(node.stage).output for node in nodes}
-    if not kinds.isdisjoint(WHOLE_IN_MEMORY):
-        found.append(_memory(graph.facts, host.memory_bytes))
+    if not expected:
+        return ()
+    free_bytes = shutil.disk_usage(root).free
+    needed = sum(each.output_bytes for each in expected.values())
+    name = f"{show_bytes(needed)} of disk space for the store ({show_bytes(free_bytes)} are free)"
+    fix = "free some with `ingot gc --max-size`, or name a larger disk with --store"
+    found = [Requirement(name, needed <= free_bytes, fix)]
+    largest = max(expected, key=lambda node: expected[node].held_bytes)
+    held, basis = expected[largest].held_bytes, expected[largest].basis
+    name = f"{show_bytes(held)} of memory for {largest} ({basis}; {show_bytes(memory_bytes)} are free)"
+    found.append(Requirement(name, held <= memory_bytes, "free memory, use a larger machine, or try --force"))
     return tuple(each for each in found if not each.met)
 
 
@@ -111,35 +107,3 @@ def _declared(package: str) -> Mapping[str, str]:
 def _normal(name: str) -> str:
     """A distribution's name as the packaging standard compares them."""
     return name.lower().replace("_", "-").replace(".", "-")
-
-
-def _disk(graph: Graph, nodes: Iterable[Node], free_bytes: int) -> Requirement:
-    needed = sum(output_bytes(graph, node) for node in nodes)
-    name = f"{show_bytes(needed)} of disk space for the store ({show_bytes(free_bytes)} are free)"
-    fix = "free some with `ingot gc --max-size`, or name a larger disk with --store"
-    return Requirement(name, needed <= free_bytes, fix)
-
-
-def output_bytes(graph: Graph, node: Node) -> int:
-    """About how many bytes a node's output takes, from the source's headers."""
-    parameters = _number(graph.facts, "parameters")
-    kind = base.get(node.stage).output
-    if kind == "checkpoint":
-        return _number(graph.facts, "weight_bytes")
-    if kind == "quantized-checkpoint":
-        return int(CODES_BYTES * parameters)
-    if kind == "onnx":
-        sources = (base.get(graph.nodes[name].stage).output for name in node.inputs.values())
-        return int((CODES_BYTES if "quantized-checkpoint" in sources else FLOAT32_BYTES) * parameters)
-    return OTHER_OUTPUT_BYTES
-
-
-def _memory(facts: Mapping[str, object], memory_bytes: int) -> Requirement:
-    needed = FLOAT32_BYTES * _number(facts, "parameters") + PROCESS_BYTES
-    name = f"{show_bytes(needed)} of memory to measure in float32 ({show_bytes(memory_bytes)} are here)"
-    return Requirement(name, needed <= memory_bytes, "use a machine with more memory")
-
-
-def _number(facts: Mapping[str, object], name: str) -> int:
-    value = facts.get(name, 0)
-    return value if isinstance(value, int) else 0

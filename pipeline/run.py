@@ -47,7 +47,8 @@ class RunOptions:
     out: where deliveries and reports go; the recipe's `out`, else `ingot-out`, when None.  allow_failing:
     deliver also what did not pass.  memory_bytes, cores: bounds of the run, what this machine has free
     when None.  command: what reproduces the run, for the report.  select: the only targets and cells to
-    build, all when empty; see :func:`ingot.pipeline.matrix.choose`.
+    build, all when empty; see :func:`ingot.pipeline.matrix.choose`.  force: run although memory or disk space
+    is predicted to be short.
     """
 
     out: Path | None = None
@@ -56,6 +57,7 @@ class RunOptions:
     cores: int | None = None
     command: str = ""
     select: tuple[str, ...] = ()
+    force: bool = False
 
     @property
     def statuses(self) -> frozenset[Status]:
@@ -116,8 +118,9 @@ def run(
     exception.
     """
     started, clock = utc_now(), time.monotonic()
-    planner = Planner(store)
+    planner = Planner(store, memory_bytes=options.memory_bytes, cores=options.cores)
     planned = planner.plan(selected_graph(recipe, options.select))
+    planned = planned.forced() if options.force else planned
     planned.require()
     out = options.out or recipe.out or Path(DEFAULT_OUT)
     check_places(out, planned.graph.targets)
@@ -146,7 +149,7 @@ def carry_out(
     with contextlib.closing(executor), Journal.create(directory, to_json(planned)) as journal:
         return execute(
             planned.graph,
-            decide=planner.decide,
+            decide=planner.following(planned),
             store=store,
             executor=executor,
             journal=journal,
@@ -184,7 +187,7 @@ def report_of(
         command=options.command,
         model=collect.model_report(graph, outcome),
         targets=collect.target_reports(store, graph, outcome),
-        nodes=collect.node_reports(graph, outcome),
+        nodes=collect.node_reports(graph, outcome, planned.expected),
         data=collect.data_reports(graph, outcome),
         environment=environment(host),
         recipe=recipe.source,

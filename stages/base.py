@@ -52,6 +52,41 @@ class Requirement:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a node has to work on, as far as it is known before anything runs.
+
+    parameters: of its model.  weight_bytes: of the source's weight files.  tokens: of the texts that it, or
+    what it measures against, reads.  inputs: input name → artifact kind and bytes.  cores: at most so many.
+    """
+
+    parameters: int = 0
+    weight_bytes: int = 0
+    tokens: int = 0
+    inputs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    cores: int = 1
+
+    @property
+    def input_bytes(self) -> int:
+        """The bytes of all inputs together."""
+        return sum(size for _, size in self.inputs.values())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a node takes. parallel: how many cores it keeps busy, where it may have them.
+
+    memory_bytes: what it holds that the system cannot take back.  mapped_bytes: pages of files beside that.
+    output_bytes: of its artifact.
+    """
+
+    cpu_seconds: float
+    memory_bytes: int
+    output_bytes: int
+    mapped_bytes: int = 0
+    parallel: int = 1
+
+
+@dataclass(frozen=True)
 class Result:
     """What a stage says of its output.
 
@@ -104,6 +139,7 @@ class Stage(Generic[P]):
     exclusive: bool = False
     reads: Callable[[P], Mapping[str, Path]] | None = None
     formats: Callable[[P, Architecture], Mapping[str, WeightSpec]] | None = None
+    estimate: Callable[[P, Work], Estimate] | None = None
 
 
 def stage(
@@ -121,6 +157,7 @@ def stage(
     exclusive: bool = False,
     reads: Callable[[P], Mapping[str, Path]] | None = None,
     formats: Callable[[P, Architecture], Mapping[str, WeightSpec]] | None = None,
+    estimate: Callable[[P, Work], Estimate] | None = None,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -129,12 +166,13 @@ def stage(
     exclusive: it measures time, so the scheduler runs nothing else beside it.  reads: files that it takes
     beside its inputs and its file parameters, by a name that is the same everywhere; their content and those
     names enter the key.  formats: how a stage that quantizes would store which weights, from headers alone.
+    estimate: what it takes on an ordinary machine, until past runs tell; the built-in ones: `estimates.py`.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary,
-            function, function.__module__, host_bound, requires, exclusive, reads, formats,
+            function, function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
         )  # fmt: skip
 
     return wrap

@@ -67,6 +67,9 @@ def run_options(function: Function) -> Function:
             click.option("--allow-failing", is_flag=True, help="Deliver also what did not pass its gates."),
             click.option("--memory", metavar="SIZE", help="What all stages together may hold, such as 8GB."),
             click.option("--cores", type=click.IntRange(1), help="Cores to use; all when not given."),
+            click.option(
+                "--force", is_flag=True, help="Run although memory or disk is predicted to be short."
+            ),
         ]
     ):
         function = decorate(function)

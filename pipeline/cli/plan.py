@@ -33,7 +33,7 @@ def plan_command(
         click.echo(json.dumps(to_json(planned), indent=2, ensure_ascii=False))
     else:
         click.echo(show_resolved(planned) if resolved else show_plan(planned))
-    ctx.exit(2 if planned.missing else 0)
+    ctx.exit(2 if planned.missing or planned.short else 0)
 
 
 @click.command("explain", short_help="Why a node (re)runs.")

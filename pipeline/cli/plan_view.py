@@ -28,20 +28,30 @@ def show_plan(plan: Plan) -> str:
         lines.append(f"{state} {name:<{width}}  {node.stage:<19} {decision.reason}{_expected(decision)}")
         lines.append(f"{'':<8} {'':<{width}}  {click.style(node.reason, dim=True)}")
     counts = ", ".join(f"{plan.count(state)} {state}" for state in State if plan.count(state))
-    seconds = plan.expected_seconds
-    lines += ["", f"{counts}; about {show_seconds(seconds)} by the last run" if seconds else counts]
+    lines += ["", f"{counts}{_total(plan)}"]
     lines += [f"note: {note}" for note in plan.graph.notes]
     lines += [f"missing: {each.name} — {each.fix}" for each in plan.missing]
+    lines += [f"short of: {each.name} — {each.fix}" for each in plan.short]
     return "\n".join(lines)
+
+
+def _total(plan: Plan) -> str:
+    """What the whole run will take, empty when nothing has to run."""
+    expected = plan.expected.values()
+    if not expected:
+        return ""
+    seconds, size = show_seconds(plan.expected_seconds), show_bytes(plan.output_bytes)
+    memory = show_bytes(max(each.held_bytes for each in expected))
+    unknown = sum(not each.runs for each in expected)
+    basis = f"; {unknown} of {len(expected)} nodes are estimated, without a past run" if unknown else ""
+    return f"; about {seconds}, {size} of disk, a node holds up to {memory}{basis}"
 
 
 def _expected(decision: Decision) -> str:
     found = decision.expected
-    if found is None or decision.state == "hit":
+    if found is None:
         return ""
-    parts = [show_seconds(found.seconds)] if found.seconds is not None else []
-    parts += [show_bytes(found.max_rss_bytes)] if found.max_rss_bytes is not None else []
-    return f" (last time {', '.join(parts)})" if parts else ""
+    return f" (about {show_seconds(found.seconds)}, {show_bytes(found.max_rss_bytes)}, {found.basis})"
 
 
 def show_resolved(plan: Plan) -> str:

@@ -76,6 +76,7 @@ def carry_out(recipe: Recipe, store: Path | None, as_json: bool, options: dict[s
         cores=options["cores"],
         command=command_line(),
         select=options.get("select", ()),
+        force=options["force"],
     )
     with view() as show:
         finished = run(recipe, Store.open(store), choices, show)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts import schema
@@ -17,6 +18,7 @@ from .blame import with_steps
 from .documents import document_deltas, spreads, timings
 from .model import (
     DataReport,
+    Expected,
     FileReport,
     ModelReport,
     NodeReport,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from ..graph import Graph, Leaf, Node
     from ..measurements import Measurements
     from ..outcome import NodeResult, Outcome
+    from ..predict import Prediction
 
 SESSION = "ingot.json"
 
@@ -112,9 +115,16 @@ def model_report(graph: Graph, outcome: Outcome) -> ModelReport:
     )
 
 
-def node_reports(graph: Graph, outcome: Outcome) -> tuple[NodeReport, ...]:
-    """Every node and what became of it; a hit tells what its output cost when it was made."""
-    return tuple(_node(node, outcome.results[node.name]) for node in graph.nodes.values())
+def node_reports(
+    graph: Graph, outcome: Outcome, expected: Mapping[str, Prediction] = MappingProxyType({})
+) -> tuple[NodeReport, ...]:
+    """Every node and what became of it; a hit tells what its output cost when it was made.
+
+    expected: what the plan predicted of those that had to run.
+    """
+    return tuple(
+        _node(node, outcome.results[node.name], expected.get(node.name)) for node in graph.nodes.values()
+    )
 
 
 def data_reports(graph: Graph, outcome: Outcome) -> tuple[DataReport, ...]:
@@ -170,7 +180,7 @@ def _fact(lineage: list[NodeResult], name: str) -> Any:
     return next((facts[name] for facts in stated if name in facts), None)
 
 
-def _node(node: Node, result: NodeResult) -> NodeReport:
+def _node(node: Node, result: NodeResult, expected: Prediction | None) -> NodeReport:
     observed: Mapping[str, Any] = result.action.observed if result.action else {}
     return NodeReport(
         name=node.name,
@@ -189,7 +199,18 @@ def _node(node: Node, result: NodeResult) -> NodeReport:
         tools={name: str(version) for name, version in dict(observed.get("tools", {})).items()},
         notes=result.notes,
         error=str(result.error) if result.error else None,
+        expected=_expected(expected) if expected and result.state is not Ending.HIT else None,
         exit_code=result.error.exit_code if result.error else 0,
+    )
+
+
+def _expected(prediction: Prediction) -> Expected:
+    return Expected(
+        prediction.seconds,
+        prediction.cpu_seconds,
+        prediction.max_rss_bytes,
+        prediction.output_bytes,
+        prediction.runs,
     )
 
 

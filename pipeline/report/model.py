@@ -49,11 +49,23 @@ class DataReport:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What the plan predicted of a node. runs: how many past runs said so; 0: the stage's own estimate."""
+
+    seconds: float
+    cpu_seconds: float
+    max_rss_bytes: int
+    output_bytes: int
+    runs: int
+
+
+@dataclass(frozen=True)
 class NodeReport:
     """One node of the graph and what became of it.
 
     state: hit, built, failed, blocked or skipped.  seconds, cpu_seconds, max_rss_bytes: of the execution that
-    made the output, which for a hit lies in an earlier run.  tools: library → version.
+    made the output, which for a hit lies in an earlier run.  tools: library → version.  expected: what the
+    plan predicted, of a node that had to run.
     """
 
     name: str
@@ -72,6 +84,7 @@ class NodeReport:
     tools: Facts = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     error: str | None = None
+    expected: Expected | None = None
     exit_code: int = 0
 
 

@@ -60,7 +60,7 @@ def pretend(found: Graph, store: Store, host: Host = HOST, outputs: str = "", **
     outputs: put into each output; texts: by node name (``@`` as ``_``), the whole content instead.
     """
     planner, made = Planner(store, host), {}
-    ran = []
+    planned, ran = planner.plan(found), []
     for name, node in found.nodes.items():
         inputs = {key: made[source] for key, source in node.inputs.items()}
         decision = planner.decide(node, inputs)
@@ -71,7 +71,9 @@ def pretend(found: Graph, store: Store, host: Host = HOST, outputs: str = "", **
             with store.outbox() as outbox:
                 outbox.write_text("output", texts.get(name.replace("@", "_"), f"{decision.key} {outputs}"))
                 artifact = outbox.publish(base.get(node.stage).output, {})
+            expected = planned.decisions[name].expected
             observed = {"seconds": 2.0, "max_rss_bytes": 1000, "output_bytes": 10}
+            observed |= expected.record() if expected else {}
             store.record(Action(decision.key, name, decision.preimage, artifact.digest, observed))
             made[name] = artifact.digest
         else:
@@ -99,7 +101,9 @@ def test_in_an_empty_store_the_source_runs_and_the_rest_waits(folder: Path, stor
     assert found.decisions["export@cpu-int4"].reason == "waits for quantize@cpu-int4"
     assert found.decisions["export@cpu-int4"].key is None
     assert found.missing == ()
-    assert found.expected_seconds is None
+    assert found.short == ()
+    assert {each.basis for each in found.expected.values()} == {"estimated"}
+    assert found.expected_seconds > 0
     assert not found.is_cached
 
 
@@ -205,11 +209,24 @@ def test_an_output_that_is_gone_or_corrupt_is_built_again(folder: Path, store: S
 
 def test_what_has_to_run_is_expected_to_cost_what_it_cost_the_last_time(folder: Path, store: Store) -> None:
     pretend(graph(folder), store)
-    (folder / "held-out.txt").write_text(TEXT.replace("mill", "inn"))
+    (folder / "held-out.txt").write_text(TEXT.replace("mill", "tree"))
     found = plan(folder, store)
-    assert found.decisions["reference"].expected is not None
-    assert found.decisions["reference"].expected.max_rss_bytes == 1000
-    assert found.expected_seconds == 3 * 2.0
+    assert set(found.expected) == {"reference", "quality@cpu-int8", "quality@cpu-int4"}
+    assert found.expected["reference"].max_rss_bytes == 1000
+    for expected in found.expected.values():
+        assert expected.runs == 1
+        assert expected.seconds == pytest.approx(2.0)
+    assert found.output_bytes == 30
+    # The reference, then both of what takes it side by side.
+    assert found.expected_seconds == pytest.approx(4.0)
+
+
+def test_an_execution_is_given_what_the_plan_predicted(folder: Path, store: Store) -> None:
+    made = graph(folder)
+    planner = Planner(store, HOST)
+    found = planner.plan(made)
+    decision = planner.following(found)(made.nodes["load"], {})
+    assert decision.expected is found.decisions["load"].expected
 
 
 def test_a_data_file_that_vanished_is_refused(folder: Path, store: Store) -> None:
@@ -249,14 +266,28 @@ def test_disk_and_memory_that_cannot_suffice_are_told_before_any_work(
     folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = graph(folder)
-    made = replace(made, facts=MappingProxyType({**made.facts, "parameters": 70_000_000_000}))
+    facts = MappingProxyType({**made.facts, "parameters": 70_000_000_000})
+    made = replace(made, facts=facts, sources=MappingProxyType({"load": facts}))
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(requirements.shutil, "disk_usage", lambda _path: usage._replace(free=10**9))
+    found = make_plan(made, store, HOST)
     with pytest.raises(RequirementError) as caught:
-        make_plan(made, store, HOST).require()
-    assert "disk space" in caught.value.what
-    assert "281\N{NARROW NO-BREAK SPACE}GB of memory" in caught.value.what
+        found.require()
+    assert "disk space for the store (1.00" in caught.value.what
+    # Four bytes a parameter in three artifacts at once, which measuring opens side by side.
+    assert "GB of memory for cost@cpu-int8 (estimated; " in caught.value.what
     assert "ingot gc" in str(caught.value.fix)
+    forced = found.forced()
+    forced.require()
+    assert any("--force" in note and "cost@cpu-int8" in note for note in forced.graph.notes)
+
+
+def test_a_bound_on_memory_is_what_predictions_are_held_against(folder: Path, store: Store) -> None:
+    found = Planner(store, HOST, memory_bytes=100_000_000).plan(graph(folder))
+    assert [each.name.partition(" of memory for ")[2].partition(";")[0] for each in found.short] == [
+        "reference (estimated"
+    ]
+    assert Planner(store, HOST, memory_bytes=2_000_000_000).plan(graph(folder)).short == ()
 
 
 def test_the_json_of_a_plan_is_plain_and_tells_state_reason_and_origin(folder: Path, store: Store) -> None:
@@ -267,6 +298,8 @@ def test_the_json_of_a_plan_is_plain_and_tells_state_reason_and_origin(folder: P
     assert nodes["quantize@cpu-int4"]["params"]["bits"] == 4
     assert value["targets"]["cpu-int8"]["artifact"] == "export@cpu-int8"
     assert value["targets"]["cpu-int8"]["gates"][0]["metric"] == "perplexity"
+    assert nodes["load"]["expected"]["runs"] == 0
+    assert value["expected"]["seconds"] > nodes["reference"]["expected"]["seconds"]
 
 
 def test_explain_shows_why_a_node_ran_also_when_it_is_a_hit_by_now(folder: Path, store: Store) -> None:

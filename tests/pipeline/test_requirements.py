@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 from ingot.artifacts.errors import RequirementError
 from ingot.pipeline import keys, requirements
-from ingot.pipeline.graph import Graph, Leaf, Node
+from ingot.pipeline.graph import Leaf, Node
+from ingot.pipeline.predict import Prediction
 from ingot.stages import base
 from ingot.stages.base import Requirement
-from ingot.targets.host import Host
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-HOST = Host("linux", "x86_64", "a processor", (), 8, 64 << 30)
 QUANTIZE = Node("q", "quantize.rtn", base.get("quantize.rtn").params(), {"model": "load"})
 
 
@@ -101,41 +100,28 @@ def test_nothing_missing_raises_nothing() -> None:
     requirements.raise_missing([])
 
 
-LOAD = Node("load", "load", base.get("load").params(model="m"))
-REFERENCE = Node(
-    "r", "validate.reference", base.get("validate.reference").params(evaluation="e"), {"model": "load"}
-)
-EXPORT = Node("e", "export.onnx", base.get("export.onnx").params(), {"model": "load"})
-SMALL = Node("s", "export.onnx", base.get("export.onnx").params(), {"model": "q"})
-GRAPH = Graph(
-    {node.name: node for node in (LOAD, QUANTIZE, REFERENCE, EXPORT, SMALL)},
-    {},
-    facts={"parameters": 1_000_000_000, "weight_bytes": 2_000_000_000},
-)
+def prediction(held_bytes: int = 0, output_bytes: int = 0) -> Prediction:
+    return Prediction(1.0, 1.0, held_bytes, held_bytes, output_bytes)
 
 
-@pytest.mark.parametrize(
-    ("node", "low", "high"),
-    [(LOAD, 2.0e9, 2.0e9), (QUANTIZE, 1.0e9, 1.5e9), (EXPORT, 4.0e9, 4.0e9), (SMALL, 0.5e9, 1.5e9)],
-)
-def test_the_size_of_an_output_is_known_from_the_headers(node: Node, low: float, high: float) -> None:
-    assert low <= requirements.output_bytes(GRAPH, node) <= high
-
-
-@pytest.mark.parametrize(("free", "met"), [(6.0e9, False), (9.0e9, True)])
-def test_disk_space_is_asked_for_what_waits_only(
+@pytest.mark.parametrize(("free", "met"), [(5.9e9, False), (6.1e9, True)])
+def test_disk_space_is_asked_for_all_that_waits_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, met: bool
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=int(free))
     monkeypatch.setattr(requirements.shutil, "disk_usage", lambda _path: usage)
-    found = requirements.of_machine(GRAPH, [LOAD, QUANTIZE, EXPORT], tmp_path, HOST)
+    expected = {"a": prediction(output_bytes=2 * 10**9), "b": prediction(output_bytes=4 * 10**9)}
+    found = requirements.of_room(expected, tmp_path, 10**9)
     assert (found == ()) is met
-    assert requirements.of_machine(GRAPH, [], tmp_path, HOST) == ()
+    assert met or "6.00" in found[0].name.partition(" of disk space")[0]
+    assert requirements.of_room({}, tmp_path, 0) == ()
 
 
-@pytest.mark.parametrize(("node", "met"), [(REFERENCE, False), (QUANTIZE, True)])
-def test_memory_for_all_weights_is_asked_where_all_weights_are_held(
-    tmp_path: Path, node: Node, met: bool
-) -> None:
-    found = requirements.of_machine(GRAPH, [node], tmp_path, replace(HOST, memory_bytes=4 * 10**9))
+@pytest.mark.parametrize(("memory_bytes", "met"), [(10**9, False), (3 * 10**9, True)])
+def test_memory_is_asked_for_the_node_that_holds_most(tmp_path: Path, memory_bytes: int, met: bool) -> None:
+    expected = {"a": prediction(10**9), "b": prediction(2 * 10**9), "c": prediction(10**6)}
+    found = requirements.of_room(expected, tmp_path, memory_bytes)
     assert (found == ()) is met
+    if not met:
+        assert " of memory for b (estimated; 1.00" in found[0].name
+        assert "--force" in found[0].fix

@@ -1,0 +1,105 @@
+"""What the built-in stages take before any run has shown it: one function a stage, measured once.
+
+The figures were measured on one core of a server processor, with models of 4 and 61 million parameters and a
+text of 8,000 tokens. They give the shape, how cost grows with parameters and tokens; past runs of a stage
+correct the level (`pipeline/predict.py`). No stage imports this module, so no key depends on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .base import Estimate, Stage, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MB = 1_000_000
+FLOAT32 = 4
+# A Python process with numpy, with onnx and its runtime, and with torch and transformers.
+PROCESS_BYTES, RUNTIME_BYTES, TORCH_BYTES = 45 * MB, 85 * MB, 430 * MB
+PROCESS_SECONDS, RUNTIME_SECONDS, TORCH_SECONDS = 0.25, 0.35, 4.5
+# Bytes of a quantized weight as codes with their scales, and what configs and tokenizers add.
+CODES = 1.2
+SIDECARS = MB // 2
+# Log-probabilities of the 50 likeliest tokens with their ids, and the rest of what is kept of a prediction.
+LOGITS_BYTES = 50 * 8 + 16
+
+
+def load(_params: Any, work: Work) -> Estimate:
+    """Copied and checked as the bytes pass."""
+    copied = work.weight_bytes
+    return Estimate(
+        PROCESS_SECONDS + 1.5e-9 * copied, PROCESS_BYTES, copied + SIDECARS, mapped_bytes=min(copied, 64 * MB)
+    )
+
+
+def rounding(params: Any, work: Work) -> Estimate:
+    """`quantize.rtn` and `quantize.dynamic`: tensor by tensor; a search of scales tries many of them."""
+    searches = getattr(params, "scale_search", "minmax") == "mse"
+    return Estimate(
+        PROCESS_SECONDS + (5.1e-8 if searches else 9e-9) * work.parameters,
+        PROCESS_BYTES + work.input_bytes // 2,
+        int(CODES * work.parameters) + SIDECARS,
+        mapped_bytes=work.input_bytes // 2,
+    )
+
+
+def export_onnx(_params: Any, work: Work) -> Estimate:
+    """A float32 graph of a checkpoint; a graph of about the codes' size of a quantized one."""
+    quantized = any(kind == "quantized-checkpoint" for kind, _ in work.inputs.values())
+    output = (work.input_bytes if quantized else FLOAT32 * work.parameters) + SIDECARS
+    return Estimate(
+        RUNTIME_SECONDS + 4e-9 * output, RUNTIME_BYTES + output, output, mapped_bytes=work.input_bytes // 2
+    )
+
+
+def reference(_params: Any, work: Work) -> Estimate:
+    """Two floating-point operations a parameter and token, in torch float32."""
+    return Estimate(
+        TORCH_SECONDS + 4.5e-11 * work.parameters * work.tokens,
+        TORCH_BYTES + FLOAT32 * work.parameters,
+        LOGITS_BYTES * work.tokens + SIDECARS,
+        parallel=work.cores,
+    )
+
+
+def quality(_params: Any, work: Work) -> Estimate:
+    """The same operations through the runtime, whose kernels are faster."""
+    _, artifact = work.inputs.get("artifact", ("", 0))
+    return Estimate(
+        RUNTIME_SECONDS + 1.2e-11 * work.parameters * work.tokens,
+        RUNTIME_BYTES + 3 * artifact,
+        100 * (work.tokens // 200) + 2000,
+        parallel=work.cores,
+    )
+
+
+def cost(params: Any, work: Work) -> Estimate:
+    """Fresh processes on both sides in turns, each loading its model and running its passes."""
+    tokens = params.passes * (params.prefill_tokens + params.decode_tokens)
+    largest = max((size for kind, size in work.inputs.values() if kind != "checkpoint"), default=0)
+    repeat = 1.0 + 1.6e-10 * work.parameters * tokens
+    return Estimate(0.5 + params.repeats * repeat, RUNTIME_BYTES + 4 * largest // 3, 20_000)
+
+
+def typical(_params: Any, work: Work) -> Estimate:
+    """A stage that says nothing of itself: a process that holds three times what it takes."""
+    output = max((size for _, size in work.inputs.values()), default=work.weight_bytes)
+    return Estimate(1.0 + 1e-7 * work.parameters, 10 * PROCESS_BYTES + 3 * work.input_bytes, output)
+
+
+TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
+    "load": load,
+    "quantize.rtn": rounding,
+    "quantize.dynamic": rounding,
+    "export.onnx": export_onnx,
+    "validate.reference": reference,
+    "validate.quality": quality,
+    "validate.cost": cost,
+}
+
+
+def estimate(stage: Stage[Any], params: object, work: Work) -> Estimate:
+    """What a stage states of itself, else what stands here, else what is typical."""
+    return (stage.estimate or TABLE.get(stage.name, typical))(params, work)
