@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .pipeline.inspection import inspect
     from .pipeline.run import Run
     from .stages.base import Context, Result, stage
+    from .stages.validate.plugins import metric
     from .targets.profile import Profile as Target
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "Target",
     "__version__",
     "inspect",
+    "metric",
     "param",
     "plan",
     "run",
@@ -44,6 +46,7 @@ _PLACES = {
     "Store": ("artifacts.store", "Store"),
     "Target": ("targets.profile", "Profile"),
     "inspect": ("pipeline.inspection", "inspect"),
+    "metric": ("stages.validate.plugins", "metric"),
     "param": ("artifacts.schema", "param"),
     "plan": ("pipeline.api", "plan"),
     "run": ("pipeline.api", "run"),
