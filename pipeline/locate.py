@@ -80,7 +80,7 @@ def find_run(store: Store, reference: str | None) -> str:
         raise InputError(f"there are no runs in the store at {store.root}", fix="`ingot run` makes one")
     if reference is None:
         return runs[0]
-    found = [run for run in runs if run.startswith(reference)]
+    found = [run for run in runs if reference and run.startswith(reference)]
     if len(found) != 1:
         many = f"{len(found)} runs begin with" if found else "there is no run"
         raise InputError(f"{many} {reference!r}", fix="`ingot ls --runs` lists them")

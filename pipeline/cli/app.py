@@ -60,6 +60,15 @@ class LazyGroup(click.Group):
             raise RecipeError(f"there is no command {args[0]!r}", fix=fix)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; a closed pipe leaves under another name, since click makes it exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            from .errors import PipeClosedError
+
+            raise PipeClosedError from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Lists the commands from the table, importing none."""
         with formatter.section("Commands"):

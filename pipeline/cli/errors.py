@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import traceback
@@ -11,12 +10,16 @@ import traceback
 import click
 
 from ...artifacts.errors import IngotError, Interrupted, to_json
-from .streams import colour
+from .streams import colour, silence
 
 # What a shell says of a program that Ctrl-C ended: 128 and the number of SIGINT.
 STOPPED = 130
 # A fault of Ingot itself counts as a failed stage: no verdict, and nothing the person could have put right.
 CRASHED = 4
+
+
+class PipeClosedError(Exception):
+    """Whoever read what the command wrote has closed the pipe."""
 
 
 def show_error(error: IngotError) -> None:
@@ -34,8 +37,9 @@ def report_error(error: BaseException, *, as_json: bool) -> int:
     as_json: a script reads standard output, so it gets an object there too. A closed pipe on standard output
     ends quietly, as for any filter.
     """
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, PipeClosedError):
+        for stream in (sys.stdout, sys.stderr):
+            silence(stream)
         return 0
     if isinstance(error, KeyboardInterrupt | click.Abort | Interrupted):
         click.echo("stopped; run the same command again to go on from here", err=True)

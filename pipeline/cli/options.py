@@ -12,9 +12,23 @@ from ...artifacts.errors import RecipeError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+
+class PathOption(click.Path):
+    """A path that is not empty: an unset variable of a script must not become the working directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a usage error for an empty one."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 store_option = click.option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=True),
+    type=PathOption(),
     help="The store's directory [default: INGOT_STORE, else ~/.cache/ingot].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
@@ -22,7 +36,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 def recipe_options(function: Function) -> Function:
     """RECIPE, or --model and --target in its place, what overrides them, and which targets are meant."""
-    argument = click.argument("recipe", required=False, type=click.Path(path_type=Path))
+    argument = click.argument("recipe", required=False, type=PathOption())
     select = click.option(
         "--select",
         multiple=True,
@@ -38,10 +52,8 @@ def source_options(function: Function) -> Function:
         [
             click.option("--model", help="A checkpoint directory, or org/name@revision, in place of RECIPE."),
             click.option("--target", "targets", multiple=True, help="A target to build; may be given again."),
-            click.option(
-                "--evaluation", type=click.Path(path_type=Path), help="Held-out text for measuring."
-            ),
-            click.option("--calibration", type=click.Path(path_type=Path), help="Text for statistics."),
+            click.option("--evaluation", type=PathOption(), help="Held-out text for measuring."),
+            click.option("--calibration", type=PathOption(), help="Text for statistics."),
             click.option(
                 "--allow-pickle",
                 is_flag=True,
@@ -61,9 +73,7 @@ def run_options(function: Function) -> Function:
     """Where a run delivers to, and the bounds it keeps."""
     for decorate in reversed(
         [
-            click.option(
-                "--out", type=click.Path(path_type=Path), help="Where deliveries go [default: ingot-out]."
-            ),
+            click.option("--out", type=PathOption(), help="Where deliveries go [default: ingot-out]."),
             click.option("--allow-failing", is_flag=True, help="Deliver also what did not pass its gates."),
             click.option("--memory", metavar="SIZE", help="What all stages together may hold, such as 8GB."),
             click.option("--cores", type=click.IntRange(1), help="Cores to use; all when not given."),

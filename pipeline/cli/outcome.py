@@ -43,9 +43,11 @@ def show_run(finished: Run) -> None:
     for overview in overviews(targets):
         show_overview(overview, console)
     for target in alone(targets):
-        console.print()
+        click.echo()
         if target.metrics:
-            console.print(fitting_table(target, console))
+            with console.capture() as drawn:
+                console.print(fitting_table(target, console))
+            click.echo(drawn.get(), nl=False)
         verdict = click.style(f" {target.status.upper()} ", fg="white", bg=COLOURS[target.status], bold=True)
         click.echo(f"{verdict} {target.name}" + (f": {target.explanation}" if target.explanation else ""))
         for check in target.checks:

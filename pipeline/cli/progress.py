@@ -11,6 +11,7 @@ import click
 
 from ..events import Event, NodeFinished, NodeStarted, Note
 from ..units import show_bytes, show_seconds
+from .streams import silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,11 +85,17 @@ class PlainView:
     def __call__(self, event: Event) -> None:
         """Prints the event's line, if it has one."""
         if isinstance(event, NodeStarted):
-            click.echo(f"{'running':>7}  {event.node:<{NAME_WIDTH}} {event.stage}", err=True)
+            self._tell(f"{'running':>7}  {event.node:<{NAME_WIDTH}} {event.stage}")
         elif isinstance(event, Note):
-            click.echo(note_line(event), err=True)
+            self._tell(note_line(event))
         elif isinstance(event, NodeFinished):
-            click.echo(finished_line(event), err=True)
+            self._tell(finished_line(event))
+
+    def _tell(self, line: str) -> None:
+        try:
+            click.echo(line, err=True)
+        except BrokenPipeError:
+            silence(sys.stderr)  # nobody looks on any more; the work goes on
 
     def __enter__(self) -> Self:
         return self

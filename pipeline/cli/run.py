@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,11 +91,16 @@ def show_outcome(finished: Run, as_json: bool) -> int:
     from ..report.model import summary
     from .errors import show_error
     from .outcome import show_run
+    from .streams import silence
 
-    if as_json:
-        click.echo(json.dumps(summary(finished.report, str(finished.report_path)), indent=2))
-    else:
-        show_run(finished)
-    for error in finished.errors:
-        show_error(error)
+    try:
+        if as_json:
+            click.echo(json.dumps(summary(finished.report, str(finished.report_path)), indent=2))
+        else:
+            show_run(finished)
+        for error in finished.errors:
+            show_error(error)
+    except BrokenPipeError:  # the verdict stands, whoever reads it
+        for stream in (sys.stdout, sys.stderr):
+            silence(stream)
     return finished.report.exit_code

@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import sys
+from typing import TextIO
 
 HANDLER = "ingot-plain"
 # A minus that became a question mark would turn a saving into a riddle.
@@ -30,6 +31,13 @@ def never_fail() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
+
+
+def silence(stream: TextIO) -> None:
+    """Lets what is written to a stream go nowhere, once its reader has closed the pipe."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 def colour() -> bool | None:

@@ -312,3 +312,13 @@ def test_a_place_that_takes_no_deliveries_is_refused_before_any_work(
     ended.refuses("in the way of a delivery", "out/cpu-int8", "--out")
     assert (tmp_path / "out" / "cpu-int8" / "thesis.txt").read_text() == "mine"
     assert list((tmp_path / "st" / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--store", "--out", "--evaluation"])
+def test_an_empty_path_is_not_the_working_directory(
+    here: Here, model: Path, tmp_path: Path, option: str
+) -> None:
+    """What a script passes when a variable of its own is not set."""
+    here("run", "--model", model, option, "").refuses(option, "the path is empty")
+    here("run", "--model", "", "--store", "st").refuses("model: the name is empty")
+    assert {path.name for path in tmp_path.iterdir()} <= {"model", "st"}

@@ -154,6 +154,7 @@ class TestStore:
         assert shown["run"] == run
         assert {node["node"] for node in shown["nodes"]} == set(workplace.outputs())
         workplace.ingot("show", "abc", "--store", "st").refuses("abc", "ingot ls")
+        workplace.ingot("show", "", "--store", "st").refuses("ingot ls")
 
     def test_verify_finds_a_flipped_byte_and_a_second_look_is_clean(self, workplace: Workplace) -> None:
         assert "sound artifacts: " in workplace.ingot("verify", "--store", "st").out
