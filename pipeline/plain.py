@@ -24,15 +24,29 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(cls: type[T], value: Mapping[str, Any]) -> T:
-    """A ``cls`` from what :func:`to_plain` made of one; else KeyError, TypeError or ValueError."""
-    hints = _hints(cast("Any", cls))
-    return cls(**{name: _convert(value[name], hint) for name, hint in hints.items()})
+    """A ``cls`` from what :func:`to_plain` made of one; else KeyError, TypeError or ValueError.
+
+    A field that an older version did not have takes its default.
+    """
+    hints, optional = _hints(cast("Any", cls)), _optional(cast("Any", cls))
+    wanted = (name for name in hints if name in value or name not in optional)
+    return cls(**{name: _convert(value[name], hints[name]) for name in wanted})
 
 
 @functools.cache
 def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@functools.cache
+def _optional(cls: Any) -> frozenset[str]:
+    missing = dataclasses.MISSING
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is not missing or field.default_factory is not missing
+    )
 
 
 def _convert(value: Any, hint: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from typing import TYPE_CHECKING
 
@@ -89,15 +90,16 @@ def _cell(x: float, y: float, width: float, height: float, level: int, lines: Se
 def width_grid(groups: Sequence[WeightGroup]) -> Fragment:
     """Roles down, layers across: the darker, the more bits a weight; a row's width and bytes at its end."""
     rows = _rows(groups)
-    ends, mixed = {}, set()
+    widths_of = {role: list(dict.fromkeys(group.width for group in found)) for role, found in rows.items()}
+    ends = {}
     for role, found in rows.items():
-        widths = list(dict.fromkeys(group.width for group in found))
-        mixed.update({role} if len(widths) > 1 else ())
+        widths = widths_of[role]
         size = show_bytes(sum(group.size_bytes for group in found))
         ends[role] = f"{_short(widths[0]) if len(widths) == 1 else 'mixed'} · {size}"
     return _grid(
         rows, ends, lambda group: bit_shade(group.width),
-        lambda group: group.width.replace("int", "").replace("float", "") if group.role in mixed else "",
+        # What a whole row has in common stands at its end.
+        lambda group: "" if len(widths_of[group.role]) == 1 else re.sub("[a-z]", "", group.width),
         "Weights by role and layer: width, and bytes of all layers",
     )  # fmt: skip
 

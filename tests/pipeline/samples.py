@@ -151,7 +151,7 @@ ROLES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 def weights(layers: int = 4) -> tuple[parts.WeightGroup, ...]:
     """Layers of 4 bits, the last one rounded worst, and an embedding of 8."""
     inner = tuple(
-        parts.WeightGroup(role, layer, "int4", 1, 262_144, 163_840, 0.08 + 0.02 * (layer == layers - 1))
+        parts.WeightGroup(role, layer, "int4", 1, 262_144, 163_840, 0.08 + 0.04 * (layer == layers - 1))
         for role in ROLES
         for layer in range(layers)
     )

@@ -104,6 +104,17 @@ def test_gate_json_reads_back_as_the_report_it_was(mixed: model.RunReport) -> No
     assert top["targets"]["bad"]["checks"][0]["status"] == "fail"
 
 
+def test_a_report_of_an_older_version_reads_without_what_it_did_not_have(mixed: model.RunReport) -> None:
+    older = json.loads(render_json(mixed))
+    for target in older["targets"].values():
+        del target["golden"], target["weights"]
+    found = read_json(json.dumps(older))
+    assert found.targets["good"] == dataclasses.replace(mixed.targets["good"], golden=(), weights=())
+    del older["run"]
+    with pytest.raises(CorruptError):
+        read_json(json.dumps(older))
+
+
 def test_gate_json_holds_no_nan_even_when_the_measurements_do(samples: ModuleType) -> None:
     from ingot.pipeline.gate import evaluate
 
