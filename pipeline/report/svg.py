@@ -95,6 +95,9 @@ def text(x: float, y: float, content: str, class_: str = "", anchor: str = "star
     return tag("text", content, x=float(x), y=float(y), text_anchor=anchored, class_=class_ or None)
 
 
+SMALLEST_SPREAD = 1e-300
+
+
 @dataclass(frozen=True)
 class Scale:
     """A straight map from data to pixels; pixels beyond the ends are clamped."""
@@ -124,8 +127,9 @@ class Scale:
 
 
 def padded(values: Iterable[float], start: float, stop: float, margin: float = 0.06) -> Scale:
-    """A scale that holds all values with a little room; of width one where they are all equal to zero."""
+    """A scale that holds all values with a little room; of about one where they all are next to zero."""
     found = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(found), max(found)
-    spread = (high - low) or abs(high) or 1.0
+    # Below the normal numbers a quarter of a spread is zero, and no tick can be found.
+    spread = next((s for s in (high - low, abs(high)) if s > SMALLEST_SPREAD), 1.0)
     return Scale(low - spread * margin, high + spread * margin, start, stop)
