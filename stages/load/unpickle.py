@@ -104,8 +104,6 @@ def convert(request: Request) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """What torch makes of one file: every CRC is checked first, and nothing but tensors is made."""
-    import torch
-
     file = read_pickled(path)
     with open_regular(path) as stream:
         try:
@@ -113,6 +111,8 @@ def load(path: Path) -> dict[str, Any]:
                 check_crc(stream, name, record)
         except HeaderFault as fault:
             raise refused(path, fault) from None
+    import torch
+
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(file.records))
     except Exception as error:
