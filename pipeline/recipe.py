@@ -164,8 +164,8 @@ def find_model(name: str, directory: Path, label: str, where: str) -> str:
     label: how the value is called in messages.  Raises RecipeError for a path that is no directory.
     """
     if not name:
-        fix = "name a checkpoint directory, or org/name@revision on the hub"
-        raise RecipeError(f"{label}: the name is empty", where=where, fix=fix)
+        hint = "name a checkpoint directory, or org/name@revision on the hub"
+        raise RecipeError(f"{label}: the name is empty", where=where, fix=hint)
     path = (directory / Path(name).expanduser()).absolute()
     if path.is_dir():
         return str(path)

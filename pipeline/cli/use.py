@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...artifacts.errors import InputError
+from ..metrics import ENCODER
 from .options import json_option, store_option
 
 if TYPE_CHECKING:
@@ -56,6 +58,11 @@ def generate_command(
     tokenizer = load_tokenizer(directory)
     session = onnx.open(directory, threads=threads)
     try:
+        if session.info.task == ENCODER:
+            raise InputError(
+                f"{model} is an encoder: it gives hidden states, and continues no text",
+                fix="run it as its README.md shows, or generate with a causal language model",
+            )
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
         started = time.perf_counter()
         tokens = session.generate([tokenizer.encode(prompt).ids for prompt in prompts], sampling)

@@ -335,6 +335,9 @@ class TestGenerate:
         digest = workplace.outputs()["quantize@cpu-int8"]
         ended = workplace.ingot("generate", digest, "hi", *self.LINE)
         ended.refuses("is a quantized-checkpoint", "name an onnx artifact")
+        workplace, _ = built("bert")
+        ended = workplace.ingot("generate", "out/cpu-int8", "hi", *self.LINE)
+        ended.refuses("out/cpu-int8 is an encoder", "README.md")
 
 
 def test_a_cached_run_imports_nothing_heavy(workplace: Workplace) -> None:
