@@ -125,6 +125,17 @@ def read_object(path: Path) -> dict[str, object]:
         raise IntakeError(f"{path.name} {error}", where=str(path)) from None
 
 
+def settings(directory: Path) -> dict[str, object]:
+    """What config.json and generation_config.json say, of which the latter has the last word.
+
+    Raises IntakeError when either is malformed.
+    """
+    merged: dict[str, object] = {}
+    for path in present(directory, (CONFIG_FILE, "generation_config.json")):
+        merged.update({key: value for key, value in read_object(path).items() if value is not None})
+    return merged
+
+
 def read_index(directory: Path, layout: WeightLayout = SAFETENSORS) -> dict[str, str] | None:
     """Tensor name → shard of a sharded checkpoint; None where there is one file, which goes first as in
     transformers. Raises IntakeError for a malformed index and for shards that are not files of the directory.

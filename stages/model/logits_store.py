@@ -14,12 +14,17 @@ log-probabilities:
 | `hidden.npy` | float32 [T, hidden] | encoders have this in place of the four above: the last hidden state |
 | `parity_ids.npy`, `parity_lengths.npy` | int64 [Σ lengths], [rows] | fixed inputs, each computed alone |
 | `parity_outputs.npy` | float32 [Σ lengths, vocabulary or hidden] | logits or last hidden state for them |
+| `source_ids.npy`, `source_lengths.npy` | int64 [sources], [W] | the sources of windows that are targets |
+| `parity_source_ids.npy`, `parity_source_lengths.npy` | int64 [sources], [rows] | those of fixed inputs |
+
+The windows of an encoder-decoder are targets, each with its start token as the first, and it alone has the
+last four files.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import CorruptError
@@ -47,11 +52,13 @@ class Rows:
     """Token sequences one after another and what the model gave for each alone, without padding or past.
 
     ids: int64 [total].  lengths: int64 [rows].  outputs: float32 [total, vocabulary or hidden].
+    sources: what each row is the target of, where it is one.
     """
 
     ids: Ids
     lengths: Ids
     outputs: Floats
+    sources: Windows | None = None
 
     def row(self, number: int) -> tuple[Ids, Floats]:
         """One sequence [length] and its outputs [length, width]."""
@@ -64,8 +71,9 @@ class Rows:
 class Logits:
     """What a model predicts for windows of text.
 
-    task: `causal-lm` (nll and top are there) or `encoder` (hidden is).  width: tokens of a full window.
-    vocabulary: of the model.  data: SHA-256 of the text's file.
+    task: `causal-lm` and `seq2seq-lm` (nll and top are there) or `encoder` (hidden is).  width: tokens of a
+    full window.  vocabulary: of the model.  data: SHA-256 of the text's file.  sources: of windows that are
+    targets; pairs: how they came about, and cut: how many lost their end.
     """
 
     task: str
@@ -77,9 +85,15 @@ class Logits:
     nll: Floats | None = None
     top: TopK | None = None
     hidden: Floats | None = None
+    sources: Windows | None = None
+    pairs: str = ""
+    cut: int = 0
 
     def facts(self) -> dict[str, object]:
         """What `logits.json` says, and the artifact's facts."""
+        of_pairs: dict[str, object] = {}
+        if self.sources is not None:
+            of_pairs = {"pairs": self.pairs, "cut": self.cut, "source_tokens": self.sources.tokens}
         return {
             "task": self.task,
             "window": self.width,
@@ -89,6 +103,7 @@ class Logits:
             "tokens": self.windows.tokens,
             "documents": self.windows.documents,
             "top_k": 0 if self.top is None else int(self.top.ids.shape[1]),
+            **of_pairs,
         }
 
 
@@ -114,6 +129,9 @@ def _arrays(logits: Logits) -> dict[str, npt.NDArray[Any]]:
         "parity_lengths": parity.lengths,
         "parity_outputs": parity.outputs,
     }
+    for name, sources in (("source", logits.sources), ("parity_source", parity.sources)):
+        if sources is not None:
+            arrays |= {f"{name}_ids": sources.ids, f"{name}_lengths": sources.lengths}
     if logits.top is not None:
         arrays["top_ids"] = logits.top.ids
         arrays["top_log_probabilities"] = logits.top.log_probabilities
@@ -133,18 +151,30 @@ def read(directory: Path) -> Logits:
 
     try:
         about = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
-        causal = about["task"] == "causal-lm"
+        predicts, document = about["task"] != "encoder", load("document")
         found = Logits(
             str(about["task"]),
             int(about["window"]),
             int(about["vocabulary"]),
             str(about["evaluation"]),
-            Windows(load("ids"), load("lengths"), load("document")),
+            Windows(load("ids"), load("lengths"), document),
             Rows(load("parity_ids"), load("parity_lengths"), load("parity_outputs")),
-            load("nll") if causal else None,
-            TopK(load("top_ids"), load("top_log_probabilities"), load("tail")) if causal else None,
-            None if causal else load("hidden"),
+            load("nll") if predicts else None,
+            TopK(load("top_ids"), load("top_log_probabilities"), load("tail")) if predicts else None,
+            None if predicts else load("hidden"),
         )
+        if "pairs" in about:
+            rows = np.arange(len(found.parity.lengths))
+            found = replace(
+                found,
+                sources=Windows(load("source_ids"), load("source_lengths"), document),
+                parity=replace(
+                    found.parity,
+                    sources=Windows(load("parity_source_ids"), load("parity_source_lengths"), rows),
+                ),
+                pairs=str(about["pairs"]),
+                cut=int(about["cut"]),
+            )
         _check(found, about)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptError(f"the logits cannot be read: {error}", where=str(directory)) from None
@@ -163,6 +193,10 @@ def _check(logits: Logits, about: Mapping[str, object]) -> None:
             expected[name], lengths[name] = predictions, len(array)
     if logits.hidden is not None:
         expected["hidden"], lengths["hidden"] = windows.tokens, len(logits.hidden)
+    if logits.sources is not None:
+        sources = logits.sources
+        expected["source_lengths"], lengths["source_lengths"] = windows.count, sources.count
+        expected["source_ids"], lengths["source_ids"] = int(sources.lengths.sum()), sources.tokens
     for name, count in expected.items():
         if lengths[name] != count:
             raise ValueError(f"{name} has {lengths[name]} entries, not {count}")

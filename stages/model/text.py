@@ -1,9 +1,14 @@
-"""Text files as documents: JSON lines with a `text` each, or plain text with a mark between documents."""
+"""Text files as documents: JSON lines with a `text` each, or plain text with a mark between documents.
+
+JSON lines may instead hold pairs, a `source` and the `target` that an encoder-decoder is to make of it; to
+all other models a pair is a document of both, one below the other.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import DataError
@@ -15,12 +20,20 @@ MARK = "<|endoftext|>"
 _MARK_LINE = re.compile(rf"^[ \t]*{re.escape(MARK)}[ \t]*\r?$", re.MULTILINE)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A source and its target, both texts."""
+
+    source: str
+    target: str
+
+
 def read_documents(path: Path) -> list[str]:
     """The documents of a text file, in order; those of white space alone are left out.
 
-    A file named `*.jsonl` has one `{"text": ...}` a line. Any other file is plain UTF-8 text, whose documents
-    stand between lines `<|endoftext|>`; without such a line it is one undivided text. Raises DataError for a
-    file that cannot be read, is not of its form, or holds no text.
+    A file named `*.jsonl` has one `{"text": ...}` a line, or one `{"source": ..., "target": ...}`. Any other
+    file is plain UTF-8 text, whose documents stand between lines `<|endoftext|>`; without such a line it is
+    one undivided text. Raises DataError for a file that cannot be read, is not of its form, or holds no text.
     """
     try:
         data = path.read_bytes()
@@ -33,24 +46,49 @@ def parse_documents(data: bytes, where: str) -> list[str]:
     """Like :func:`read_documents`, from a file's bytes; ``where`` is its path, for its ending and for
     messages.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"the text is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}",
-            where=where,
-            fix="save the file in UTF-8",
-        ) from None
-    parts = _json_lines(text, where) if where.lower().endswith(".jsonl") else _MARK_LINE.split(text)
+    text = _decoded(data, where)
+    if where.lower().endswith(".jsonl"):
+        lines = _json_lines(text, where)
+        parts = [f"{line.source}\n{line.target}" if isinstance(line, Pair) else line for line in lines]
+    else:
+        parts = _MARK_LINE.split(text)
     documents = [part for part in parts if part.strip()]
     if not documents:
         raise DataError("the file holds no text", where=where)
     return documents
 
 
-def _json_lines(text: str, where: str) -> list[str]:
+def parse_pairs(data: bytes, where: str) -> list[Pair]:
+    """The pairs of a file, in order; none where it holds documents. Raises DataError as the functions above
+    do, for a file with both, and for a pair of which one side is empty.
+    """
+    if not where.lower().endswith(".jsonl"):
+        return []
+    lines = _json_lines(_decoded(data, where), where)
+    pairs = [line for line in lines if isinstance(line, Pair)]
+    if pairs and len(pairs) < len(lines):
+        raise DataError(
+            f"{len(pairs)} of {len(lines)} lines are pairs, the others documents",
+            where=where,
+            fix='write a "source" and a "target" in every line, or a "text" in every line',
+        )
+    return pairs
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the text is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}",
+            where=where,
+            fix="save the file in UTF-8",
+        ) from None
+
+
+def _json_lines(text: str, where: str) -> list[str | Pair]:
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    documents = []
+    documents: list[str | Pair] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -59,8 +97,20 @@ def _json_lines(text: str, where: str) -> list[str]:
             value = json.loads(line)
         except ValueError as error:
             raise DataError(f"the line is not JSON: {error}", where=place) from None
-        document = value.get("text") if isinstance(value, dict) else None
-        if not isinstance(document, str):
-            raise DataError('the line has no "text"', where=place, fix='write one {"text": "..."} a line')
-        documents.append(document)
+        documents.append(_entry(value if isinstance(value, dict) else {}, place))
     return documents
+
+
+def _entry(value: dict[str, object], where: str) -> str | Pair:
+    text, source, target = (value.get(name) for name in ("text", "source", "target"))
+    if isinstance(text, str):
+        return text
+    if isinstance(source, str) and isinstance(target, str):
+        if not source.strip() or not target.strip():
+            raise DataError("the source or the target is empty", where=where, fix="leave the line out")
+        return Pair(source, target)
+    raise DataError(
+        'the line has no "text", nor a "source" and a "target"',
+        where=where,
+        fix='write one {"text": "..."} a line; for pairs, one {"source": "...", "target": "..."}',
+    )

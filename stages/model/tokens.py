@@ -84,7 +84,10 @@ class Windows:
         """The leading windows of at most so many tokens together, one window at least."""
         import numpy as np
 
-        count = max(1, int(np.searchsorted(np.cumsum(self.lengths), tokens, side="right")))
+        return self.leading(max(1, int(np.searchsorted(np.cumsum(self.lengths), tokens, side="right"))))
+
+    def leading(self, count: int) -> Windows:
+        """The first ``count`` windows, or all where there are fewer."""
         lengths = self.lengths[:count]
         return Windows(self.ids[: int(lengths.sum())], lengths, self.document[:count])
 
@@ -152,15 +155,15 @@ def wrapped_windows(tokenizer: Tokenizer, documents: Sequence[str], length: int)
     return pack([[whole.ids, *(rest.ids for rest in whole.overflowing)] for whole in encoded])
 
 
-def pack(documents: Sequence[Sequence[Sequence[int]]]) -> Windows:
-    """Windows from the pieces of each document."""
+def pack(documents: Sequence[Sequence[Sequence[int]]], shortest: int = SHORTEST_WINDOW) -> Windows:
+    """Windows from the pieces of each document, but for those of fewer than ``shortest`` tokens."""
     import numpy as np
 
     kept = [
         (number, piece)
         for number, pieces in enumerate(documents)
         for piece in pieces
-        if len(piece) >= SHORTEST_WINDOW
+        if len(piece) >= shortest
     ]
     ids = np.fromiter((token for _, piece in kept for token in piece), np.int64)
     lengths = np.array([len(piece) for _, piece in kept], np.int64)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .sweep import Cell, Sweep
 
 SIDES = ("reference", "value")
-MODEL_FILES = "model.onnx"
+# Graphs and what lies beside them, such as model.onnx.data.
+MODEL_FILES = ("model.onnx", "encoder.onnx")
 # Above this share of the processor used by others, timings are rough and the report must say so.
 BUSY_SHARE = 0.25
 BUSY_SECONDS = 0.3
@@ -116,6 +117,7 @@ def run(context: Context[CostParams]) -> Result:
     reference: the unmodified model in the same runtime.  source: its checkpoint, whose safetensors are what
     size is compared with. A metric's value is the median of its samples; decode_ms is a pass's mean time of a
     token, while its distribution is over single tokens; tokens_per_second is of decoding (encoders: prefill).
+    The prefill of an encoder-decoder encodes a source and computes the first token of its target.
     peak_memory_bytes is of the whole process, Python and runtime included.
     """
     from ...targets.host import physical_cores, probe
@@ -241,9 +243,15 @@ def measure(
 
 
 def fit(params: CostParams, task: str, context: int) -> Plan:
-    """The plan for a model's context: decoding takes half of it at most, and the prompt what remains."""
-    if task != "causal-lm":
+    """The plan for a model's context: decoding takes half of it at most, and the prompt what remains.
+
+    The source of an encoder-decoder is its prompt, and leaves the target a context of its own.
+    """
+    if task == "encoder":
         return Plan(task, min(params.prefill_tokens, context), 0)
+    if task == "seq2seq-lm":
+        decode = max(1, min(params.decode_tokens, context - 1))
+        return Plan(task, min(params.prefill_tokens, context), decode)
     decode = min(params.decode_tokens, max(1, context // 2))
     return Plan(task, max(1, min(params.prefill_tokens, context - decode)), decode)
 
@@ -274,7 +282,7 @@ def _metrics(series: Series, task: str) -> dict[str, dict[str, object]]:
         "tokens_per_second": ("tokens/s", "higher"),
         "peak_memory_bytes": ("bytes", "lower"),
     }
-    if task != "causal-lm":
+    if task == "encoder":
         del shape["decode_ms"]
     metrics = {}
     for name, (unit, better) in shape.items():

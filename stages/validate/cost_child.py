@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import IngotError, to_json
+from ...targets.runtimes import onnx
+from ...targets.runtimes.onnx import OnnxSession
+from ...targets.runtimes.onnx_pair import OnnxPairSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
 
-    from ...targets.runtimes.base import Cache
-    from ...targets.runtimes.onnx import OnnxSession
+    from ...targets.runtimes.base import Cache, Source
 
 LINUX: bool = sys.platform.startswith("linux")
 SEED = 0
@@ -39,8 +41,9 @@ class Side:
         self._directory = directory
         self._threads = threads
         self._random: np.random.Generator = np.random.default_rng(SEED)
-        self._session: OnnxSession | None = None
+        self._session: OnnxSession | OnnxPairSession | None = None
         self._cache: Cache | None = None
+        self._source: Source | None = None
         self._baseline_bytes = peak_memory_bytes()
 
     def answer(self, request: Mapping[str, object]) -> dict[str, object]:
@@ -56,8 +59,6 @@ class Side:
         return {"ms": self._prefill(*shape) if request["do"] == "prefill" else self._decode(*shape)}
 
     def _load(self) -> dict[str, object]:
-        from ...targets.runtimes import onnx
-
         started = time.perf_counter()
         session = onnx.open(self._directory, threads=self._threads)
         milliseconds = (time.perf_counter() - started) * 1e3
@@ -66,17 +67,27 @@ class Side:
         return {
             "ms": milliseconds,
             "task": info.task,
-            "context": info.context,
+            "context": min(info.context, info.source_context or info.context),
             "runtime": info.runtime,
             "runtime_version": info.runtime_version,
         }
 
     def _prefill(self, batch: int, tokens: int) -> float:
-        """Time until the next token of each prompt is known, and the past is kept for decoding."""
+        """Time until the next token of each prompt is known, and the past is kept for decoding.
+
+        An encoder-decoder's prompt is its source: it is encoded, and the target's start gives the next token.
+        """
+        import numpy as np
+
         session = self._opened()
-        ids = self._random.integers(0, session.info.vocabulary, (batch, tokens))
+        info = session.info
+        ids = self._random.integers(0, info.vocabulary, (batch, tokens))
+        starts = np.full((batch, 1), info.decoder_start_id)
         started = time.perf_counter()
-        if session.info.task == "causal-lm":
+        if isinstance(session, OnnxPairSession):
+            self._source = session.encode(ids)
+            _, self._cache = session.step(self._source, starts, logits_from=-1)
+        elif info.task == "causal-lm":
             _, self._cache = session.step(ids, logits_from=-1)
         else:
             session.logits(ids)
@@ -88,11 +99,14 @@ class Side:
         milliseconds = []
         for token in self._random.integers(0, session.info.vocabulary, (tokens, batch, 1)):
             started = time.perf_counter()
-            _, past = session.step(token, None, past)
+            if isinstance(session, OnnxPairSession) and self._source is not None:
+                _, past = session.step(self._source, token, past)
+            elif isinstance(session, OnnxSession):
+                _, past = session.step(token, None, past)
             milliseconds.append((time.perf_counter() - started) * 1e3)
         return milliseconds
 
-    def _opened(self) -> OnnxSession:
+    def _opened(self) -> OnnxSession | OnnxPairSession:
         if self._session is None:
             raise ValueError("the first request must be load")
         return self._session

@@ -15,17 +15,20 @@ from ..base import Context, Result, stage
 from . import plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
 
-    from ...targets.runtimes.base import Session, SessionInfo
+    from ...targets.runtimes.base import PairSession, Session, SessionInfo
     from ..model.logits_store import Logits
     from .scores import Comparison
 
     Ids = npt.NDArray[np.int64]
+    Floats = npt.NDArray[np.float32]
+    # Which windows, and their ids [batch, length] → the logits [length, vocabulary] of each.
+    Forward = Callable[[Ids, Ids], Sequence[Floats] | Floats]
 
 Metrics = dict[str, dict[str, object]]
 Samples = dict[str, list[float | None]]
@@ -40,7 +43,7 @@ class QualityParams:
     """Parameters of `validate.quality`. Windows and k are the reference's, or they could not be compared."""
 
     metrics: tuple[str, ...] = param(
-        (), doc="metrics of installed packages, measured beside Ingot's own; for causal language models"
+        (), doc="metrics of installed packages, measured beside Ingot's own; for language models"
     )
 
 
@@ -69,6 +72,7 @@ def run(context: Context[QualityParams]) -> Result:
     vocabulary or task than the reference, and when a metric of another package breaks.
     """
     from ...targets.runtimes import onnx
+    from ...targets.runtimes.onnx_pair import OnnxPairSession
     from ..model import logits_store
     from . import measures, parity
 
@@ -79,16 +83,20 @@ def run(context: Context[QualityParams]) -> Result:
         info = session.info
         _check_comparable(reference, info)
         added = [plugins.get(name) for name in context.params.metrics]
-        cases = parity.measure(session, reference.parity)
-        score = _causal if info.task == "causal-lm" else _encoder
         started = time.perf_counter()
-        metrics, samples = score(context, session, reference)
+        if isinstance(session, OnnxPairSession):
+            cases = parity.measure_pairs(session, reference.parity)
+            metrics, samples = _predicted(context, _of_pairs(session, reference), reference)
+        else:
+            cases = parity.measure(session, reference.parity)
+            score = _causal if info.task == "causal-lm" else _encoder
+            metrics, samples = score(context, session, reference)
         seconds = time.perf_counter() - started
         continuations = _continuations(context, session)
     finally:
         session.close()
     positions = sum(int(case["positions"]) for case in cases.values())
-    unit = "logit" if info.task == "causal-lm" else "hidden state"
+    unit = "hidden state" if info.task == "encoder" else "logit"
     metrics["parity_max_error"] = measures.metric(
         unit, "lower", "absolute", 0.0, parity.worst(cases), n=len(cases), tokens=positions
     )
@@ -112,7 +120,9 @@ def _versions(metrics: Metrics, added: Iterable[plugins.Metric]) -> dict[str, in
     return {name: known[name] for name in metrics}
 
 
-def _continuations(context: Context[QualityParams], session: Session) -> list[dict[str, object]]:
+def _continuations(
+    context: Context[QualityParams], session: Session | PairSession
+) -> list[dict[str, object]]:
     """How the artifact goes on from the prompts that the reference went on from, one at a time.
 
     Alone, since the rows of a batch share the scales of dynamically quantized activations.
@@ -137,6 +147,26 @@ def _check_comparable(reference: Logits, info: SessionInfo) -> None:
 
 
 def _causal(context: Context[QualityParams], session: Session, reference: Logits) -> tuple[Metrics, Samples]:
+    return _predicted(context, lambda _which, ids: session.logits(ids), reference)
+
+
+def _of_pairs(session: PairSession, reference: Logits) -> Forward:
+    """The logits of targets, each from its own source."""
+    from ..model.pairs import by_source
+
+    sources = reference.sources
+    if sources is None:
+        raise StageError("the reference holds no sources")
+
+    def run(targets: Ids, source_ids: Ids) -> Floats:
+        return session.logits(session.encode(source_ids), targets)
+
+    return lambda which, ids: by_source(run, sources, which, ids)
+
+
+def _predicted(
+    context: Context[QualityParams], forward: Forward, reference: Logits
+) -> tuple[Metrics, Samples]:
     """Perplexity, KL and top-1 agreement, and the metrics that were added, with sums a window."""
     import numpy as np
 
@@ -153,7 +183,8 @@ def _causal(context: Context[QualityParams], session: Session, reference: Logits
 
     def work(which: Ids, ids: Ids) -> list[Scored]:
         found = []
-        for logits, row, place in zip(session.logits(ids), ids, windows.predictions(which), strict=True):
+        outputs = forward(which, ids)
+        for logits, row, place in zip(outputs, ids, windows.predictions(which), strict=True):
             expected = TopK(tops.ids[place], tops.log_probabilities[place], tops.tail[place])
             window = plugins.Window(row, logits, losses[place], expected)
             found.append((compare(logits, row, expected), [plugins.score(each, window) for each in added]))

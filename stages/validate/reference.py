@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ...artifacts.errors import DataError, StageError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
 from . import golden
+from .network import CLASSES, Network
+from .sample import Sample, take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import numpy as np
     import numpy.typing as npt
@@ -29,10 +32,6 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Doubles = npt.NDArray[np.float64]
     Array = TypeVar("Array", Floats, Doubles)
-    Forward = Callable[[Ids], Floats]
-
-
-TASKS = ("causal-lm", "encoder")
 
 
 @dataclass(frozen=True)
@@ -84,47 +83,64 @@ def run(context: Context[ReferenceParams]) -> Result:
     from ...artifacts.digest import digest_bytes
     from ..model import logits_store
     from ..model.checkpoint import Checkpoint
-    from ..model.text import parse_documents
 
     directory = context.inputs["model"].path
     model = Checkpoint.open(directory).architecture
-    if model.task not in TASKS:
-        raise StageError(f"a model of the task {model.task} cannot be measured, only {' and '.join(TASKS)}")
-    path = Path(context.params.evaluation)
+    if model.task not in CLASSES:
+        raise StageError(f"a model of the task {model.task} cannot be measured, only {', '.join(CLASSES)}")
+    params, path = context.params, Path(context.params.evaluation)
     data = _read(path)
-    windows = sample(parse_documents(data, str(path)), directory, model, context.params, str(path))
+    sample = take(data, str(path), directory, model, params.window, params.max_tokens)
     started = time.perf_counter()
-    forward = _load(directory, model)
+    network = Network(directory, model.task)
     loaded = time.perf_counter()
-    logits = _evaluate(context, forward, model, windows, digest_bytes(data))
+    logits = _evaluate(context, network, model, sample, digest_bytes(data))
     seconds = time.perf_counter() - loaded
     logits_store.write(logits, context.output)
-    if model.task == "causal-lm":
-        golden.write(_continuations(context, forward, model, directory), context.output)
+    if model.task != "encoder":
+        golden.write(_continuations(context, network, model, directory), context.output)
     observed = {
         "load_seconds": round(loaded - started, 3),
         "seconds": round(seconds, 3),
-        "tokens_per_second": round(windows.tokens / seconds),
+        "tokens_per_second": round(sample.windows.tokens / seconds),
     }
     return Result(facts=logits.facts(), observed=observed)
 
 
 def _continuations(
-    context: Context[ReferenceParams], forward: Forward, model: Architecture, directory: Path
+    context: Context[ReferenceParams], network: Network, model: Architecture, directory: Path
 ) -> Iterator[golden.Continuation]:
-    """How the model goes on from each prompt that its context has room for; a note tells of the others."""
+    """How the model goes on from each prompt that its context has room for; a note tells of the others.
+
+    To an encoder-decoder a prompt is a source.
+    """
+    import numpy as np
+
+    from ..model.checkpoint import settings
     from ..model.tokens import load_tokenizer
 
-    tokenizer = load_tokenizer(directory)
+    tokenizer, new_tokens = load_tokenizer(directory), context.params.new_tokens
+    first = settings(directory).get("forced_bos_token_id")
     for prompt in context.params.prompts:
         ids = tokenizer.encode(prompt).ids
         if not 0 < len(ids) < model.context:
             context.note(
                 f"the prompt {prompt!r} of {len(ids)} tokens is left out: the context has {model.context}"
             )
-            continue
-        tokens = min(context.params.new_tokens, model.context - len(ids))
-        yield golden.continued(forward, prompt, ids, tokens)
+        elif model.encoder is None:
+            yield golden.continued(network, prompt, ids, min(new_tokens, model.context - len(ids)))
+        else:
+            source = np.array([ids], np.int64)
+            yield replace(
+                golden.continued(
+                    partial(network, sources=source),
+                    prompt,
+                    [model.decoder_start or 0],
+                    min(new_tokens, model.context - 1),
+                    first if isinstance(first, int) else None,
+                ),
+                source_ids=tuple(ids),
+            )
 
 
 def _read(path: Path) -> bytes:
@@ -134,90 +150,39 @@ def _read(path: Path) -> bytes:
         raise DataError(f"the evaluation text cannot be read: {error.strerror}", where=str(path)) from None
 
 
-def sample(
-    documents: list[str], directory: Path, model: Architecture, params: ReferenceParams, where: str
-) -> Windows:
-    """The windows that are measured; raises DataError for a text of fewer tokens than one window has."""
-    from ..model.tokens import check_vocabulary, encode, load_tokenizer, windows, wrapped_windows
-
-    tokenizer = load_tokenizer(directory)
-    width = min(params.window, model.context)
-    if model.task == "causal-lm":
-        found = windows(encode(tokenizer, documents), width)
-    else:
-        found = wrapped_windows(tokenizer, documents, width)
-    if found.tokens < width:
-        raise DataError(
-            f"the evaluation text has {found.tokens} tokens, fewer than one window of {width}",
-            where=where,
-            fix="give a longer text; a verdict needs hundreds of windows",
-        )
-    check_vocabulary(found, model.vocabulary)
-    return found.first(params.max_tokens) if params.max_tokens else found
-
-
-def _load(directory: Path, model: Architecture) -> Forward:
-    """The model in eager float32 as a function: ids [batch, length] → logits or last hidden state."""
-    import torch
-    import transformers
-
-    from .batches import return_freed_blocks
-
-    return_freed_blocks()
-    # Each batch has a core of its own (see batches.py), so an operation has no use for more.
-    torch.set_num_threads(1)
-    causal = model.task == "causal-lm"
-    kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-    transformers.utils.logging.disable_progress_bar()
-    network: Any = kind.from_pretrained(
-        directory,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        use_safetensors=True,
-        local_files_only=True,
-    )
-    network.eval()
-    options = {"use_cache": False} if causal else {}
-
-    def forward(ids: Ids) -> Floats:
-        with torch.inference_mode():
-            output = network(input_ids=torch.from_numpy(ids), **options)
-            result: Floats = (output.logits if causal else output.last_hidden_state).numpy()
-        return result
-
-    return forward
-
-
 def _evaluate(
-    context: Context[ReferenceParams], forward: Forward, model: Architecture, windows: Windows, digest: str
+    context: Context[ReferenceParams], network: Network, model: Architecture, sample: Sample, digest: str
 ) -> Logits:
     from ..model.logits_store import Logits
 
-    width = min(context.params.window, model.context)
-    found = Logits(model.task, width, model.vocabulary, digest, windows, _parity(forward, model))
-    if model.task == "causal-lm":
-        nll, top = _predictions(context, forward, model.vocabulary, windows)
-        return replace(found, nll=nll, top=top)
-    return replace(found, hidden=_hidden(context, forward, model.hidden, windows))
+    parity = _parity(network, model)
+    found = Logits(model.task, sample.width, model.vocabulary, digest, sample.windows, parity)
+    if model.task == "encoder":
+        return replace(found, hidden=_hidden(context, network, model.hidden, sample.windows))
+    nll, top = _predictions(context, network, model.vocabulary, sample)
+    return replace(found, nll=nll, top=top, sources=sample.sources, pairs=sample.pairs, cut=sample.cut)
 
 
 def _predictions(
-    context: Context[ReferenceParams], forward: Forward, vocabulary: int, windows: Windows
+    context: Context[ReferenceParams], network: Network, vocabulary: int, sample: Sample
 ) -> tuple[Floats, TopK]:
     """Losses and likeliest tokens of all predictions."""
     import numpy as np
 
     from ..model.logits import TopK
+    from ..model.pairs import by_source
     from .batches import side_by_side
     from .scores import predictions
 
+    windows, sources = sample.windows, sample.sources
     k = min(context.params.top_k, vocabulary)
     count = windows.tokens - windows.count
     nll = np.empty(count, np.float32)
     top = TopK(np.empty((count, k), np.int32), np.empty((count, k), np.float32), np.empty(count, np.float32))
 
-    def work(_which: Ids, ids: Ids) -> list[tuple[Doubles, TopK]]:
-        kept = [predictions(logits, row, k) for logits, row in zip(forward(ids), ids, strict=True)]
+    def work(which: Ids, ids: Ids) -> list[tuple[Doubles, TopK]]:
+        outputs = network(ids) if sources is None else by_source(network, sources, which, ids)
+        kept = [predictions(logits, row, k) for logits, row in zip(outputs, ids, strict=True)]
         for losses, _ in kept:
             _finite(losses)
         return kept
@@ -234,7 +199,7 @@ def _predictions(
     return nll, top
 
 
-def _hidden(context: Context[ReferenceParams], forward: Forward, width: int, windows: Windows) -> Floats:
+def _hidden(context: Context[ReferenceParams], network: Network, width: int, windows: Windows) -> Floats:
     """The last hidden state of all tokens."""
     import numpy as np
 
@@ -243,23 +208,34 @@ def _hidden(context: Context[ReferenceParams], forward: Forward, width: int, win
     hidden = np.empty((windows.tokens, width), np.float32)
 
     def work(_which: Ids, ids: Ids) -> Floats:
-        return _finite(forward(ids))
+        return _finite(network(ids))
 
     for which, outputs in side_by_side(work, windows, width, context.threads, context.progress):
         hidden[windows.positions(which)] = outputs
     return hidden
 
 
-def _parity(forward: Forward, model: Architecture) -> Rows:
+def _parity(network: Network, model: Architecture) -> Rows:
     """What the model gives for the parity inputs, each row alone."""
     import numpy as np
 
     from ..model.logits_store import Rows
-    from .parity import inputs
+    from ..model.tokens import pack
+    from .parity import inputs, source_inputs
 
     rows = inputs(model.vocabulary, model.context)
-    outputs = [_finite(forward(row[None]))[0] for row in rows]
-    return Rows(np.concatenate(rows), np.array([len(row) for row in rows], np.int64), np.concatenate(outputs))
+    lengths = np.array([len(row) for row in rows], np.int64)
+    if model.encoder is None:
+        outputs = [_finite(network(row[None]))[0] for row in rows]
+        return Rows(np.concatenate(rows), lengths, np.concatenate(outputs))
+    sources = source_inputs(model.vocabulary, model.encoder.context)
+    for row in rows:
+        row[0] = model.decoder_start or 0
+    outputs = [
+        _finite(network(row[None], source[None]))[0] for row, source in zip(rows, sources, strict=True)
+    ]
+    packed = pack([[source.tolist()] for source in sources], shortest=1)
+    return Rows(np.concatenate(rows), lengths, np.concatenate(outputs), packed)
 
 
 def _finite(outputs: Array) -> Array:

@@ -85,7 +85,7 @@ def measure_sweep(
             opened[name] = SideProcess(directory, threads)
         about = {name: process.ask("load") for name, process in opened.items()}
         room = {name: longest(str(a["task"]), int(str(a["context"]))) for name, a in about.items()}
-        decoding = {name for name, a in about.items() if a["task"] == "causal-lm"}
+        decoding = {name for name, a in about.items() if a["task"] != "encoder"}
         fitting = [cell for cell in wanted if cell.sequence <= min(room.values())]
         if not fitting:
             raise InputError(
@@ -113,7 +113,9 @@ def measure_sweep(
 
 
 def longest(task: str, context: int) -> int:
-    """The longest sequence of a sweep in a model's context: decoding needs room for its steps."""
+    """The longest sequence of a sweep in a model's context: decoding needs room for its steps, but behind a
+    source, which is what an encoder-decoder's sequences are.
+    """
     return context - STEPS if task == "causal-lm" else context
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...model.checkpoint import read_object
+from ...model.checkpoint import settings
 from .build import ENCODER_FILE, MODEL_FILE
 from .networks import LOGITS_FROM, PAST, PRESENT
 from .seq2seq import CROSS
@@ -71,7 +71,7 @@ def _halves(architecture: Architecture, graph: Graph, directory: Path) -> dict[s
     """What only an encoder-decoder has: its other graph, the names of what goes from one to the other, the
     token that a target begins with, and the one that must come first behind it, None for any.
     """
-    settings = _settings(directory)
+    found = settings(directory)
     return {
         "encoder": {
             "file": ENCODER_FILE,
@@ -80,27 +80,17 @@ def _halves(architecture: Architecture, graph: Graph, directory: Path) -> dict[s
             "outputs": list(graph.output_names),
         },
         "cross": CROSS,
-        "decoder_start_id": settings.get("decoder_start_token_id", architecture.decoder_start),
-        "first_id": settings.get("forced_bos_token_id"),
+        "decoder_start_id": found.get("decoder_start_token_id", architecture.decoder_start),
+        "first_id": found.get("forced_bos_token_id"),
     }
 
 
 def special_ids(directory: Path) -> dict[str, object]:
     """`bos_id`, `eos_ids` and `pad_id`."""
-    merged = _settings(directory)
+    merged = settings(directory)
     ends = merged.get("eos_token_id")
     return {
         "bos_id": merged.get("bos_token_id"),
         "eos_ids": ends if isinstance(ends, list) else [] if ends is None else [ends],
         "pad_id": merged.get("pad_token_id"),
     }
-
-
-def _settings(directory: Path) -> dict[str, object]:
-    """What config.json and generation_config.json say, of which the latter has the last word."""
-    merged: dict[str, object] = {}
-    for name in ("config.json", "generation_config.json"):
-        if (directory / name).is_file():
-            found = read_object(directory / name)
-            merged.update({key: value for key, value in found.items() if value is not None})
-    return merged

@@ -66,9 +66,7 @@ def _side(reader: ConfigReader, root: str, side: str, *, is_tied: bool) -> Archi
         norm_eps=NORM_EPS,
         norm_first=False,
         embedding=f"{root}shared.weight" if is_tied else f"{root}{side}.embed_tokens.weight",
-        layers=tuple(
-            _layer(root, side, index, hidden, wide, hidden // heads) for index in range(count)
-        ),
+        layers=tuple(_layer(root, side, index, hidden, wide, hidden // heads) for index in range(count)),
         position_embedding=f"{root}{side}.embed_positions.weight",
         position_offset=OFFSET,
         embedding_norm=_norm(f"{root}{side}.layernorm_embedding"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ingot.artifacts.errors import DataError
-from ingot.stages.model.text import parse_documents, read_documents
+from ingot.stages.model.text import Pair, parse_documents, parse_pairs, read_documents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,31 @@ def test_json_lines_keep_their_text_as_it_is() -> None:
     texts = ["a \u2028 line separator", "two\nlines", "naïve ☃"]
     lines = "\n\n".join(json.dumps({"text": text, "id": 1}, ensure_ascii=False) for text in texts)
     assert documents(lines + "\n", "held-out.JSONL") == texts
+
+
+def test_pairs_are_documents_of_both_texts_to_all_but_encoder_decoders() -> None:
+    lines = '{"source": "one", "target": "eins"}\n\n{"source": "two", "target": "zwei"}\n'
+    assert documents(lines, "a.jsonl") == ["one\neins", "two\nzwei"]
+    assert parse_pairs(lines.encode(), "a.jsonl") == [Pair("one", "eins"), Pair("two", "zwei")]
+
+
+def test_a_text_of_documents_has_no_pairs() -> None:
+    assert parse_pairs(b'{"text": "one", "source": "where it is from"}\n', "a.jsonl") == []
+    assert parse_pairs(b'{"source": "one", "target": "eins"}\n', "a.txt") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ('{"source": "a", "target": "b"}\n{"text": "c"}\n', "a.jsonl", "1 of 2 lines are pairs"),
+        ('{"source": "a", "target": " "}\n', "a.jsonl:1", "the source or the target is empty"),
+        ('{"source": "a"}\n', "a.jsonl:1", 'no "text", nor a "source" and a "target"'),
+    ],
+)
+def test_a_file_that_is_half_pairs_is_refused(text: str, where: str, what: str) -> None:
+    with pytest.raises(DataError, match=what) as caught:
+        parse_pairs(text.encode(), "a.jsonl")
+    assert caught.value.where == where
 
 
 def test_documents_of_white_space_are_left_out() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Artifact]
 
 ENCODERS = ["bert", "roberta", "distilbert"]
-FAMILIES = ["llama", "llama-tied", "qwen2", "qwen3", "gpt2", *ENCODERS]
+FAMILIES = ["llama", "llama-tied", "qwen2", "qwen3", "gpt2", "t5", "bart", *ENCODERS]
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +137,8 @@ def test_what_was_measured_is_on_record(quality: Callable[..., Any], reference: 
         "quality",
         "causal-lm",
     )
-    assert found["data"] == reference("llama").facts
+    versions = {"perplexity": 1, "kl_divergence": 1, "top1_agreement": 1, "parity_max_error": 1}
+    assert found["data"] == {**reference("llama").facts, "versions": versions}
     assert found["environment"]["runtime"] == "onnxruntime"
     perplexity = found["metrics"]["perplexity"]
     assert (perplexity["unit"], perplexity["better"], perplexity["comparison"]) == (

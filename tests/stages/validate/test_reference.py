@@ -158,10 +158,10 @@ def test_a_task_that_is_not_measured_is_named(
 ) -> None:
     from ingot.stages.model.checkpoint import Checkpoint
 
-    other = replace(Checkpoint.open(tiny_checkpoint("llama")).architecture, task="seq2seq-lm")
+    other = replace(Checkpoint.open(tiny_checkpoint("llama")).architecture, task="image-classification")
     model = run_stage("load", {}, model=str(tiny_checkpoint("llama")))
     monkeypatch.setattr(Checkpoint, "architecture", other)
-    with pytest.raises(StageError, match="seq2seq-lm cannot be measured"):
+    with pytest.raises(StageError, match="image-classification cannot be measured"):
         run_stage("validate.reference", {"model": model}, evaluation=str(evaluation))
 
 
