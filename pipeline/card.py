@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from .metrics import CAUSAL, metric_title
+from .metrics import CAUSAL, ENCODER, SEQ2SEQ, metric_title
 from .report.markdown import escape
 from .units import show, show_bytes, show_count, show_delta, show_interval
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
     from .report.model import RunReport, TargetReport
 
-PIPELINE_TAGS = {CAUSAL: "text-generation", "encoder": "feature-extraction"}
+PIPELINE_TAGS = {
+    CAUSAL: "text-generation",
+    ENCODER: "feature-extraction",
+    SEQ2SEQ: "text2text-generation",
+}
 PAST = "past_key_values."
 
 
@@ -112,7 +116,11 @@ def run_code(session: Mapping[str, Any]) -> Iterator[str]:
         yield "options = ort.SessionOptions()"
         for name, value in options.items():
             yield f"options.add_session_config_entry({json.dumps(name)}, {json.dumps(value)})"
-    yield f'session = ort.InferenceSession("model.onnx"{", options" if options else ""})'
+    given = ", options" if options else ""
+    if session.get("task") == SEQ2SEQ:
+        yield from _pair(session, given)
+        return
+    yield f'session = ort.InferenceSession("model.onnx"{given})'
     inputs = tuple(str(name) for name in session.get("inputs", ()))
     yield from _causal(inputs) if session.get("task") == CAUSAL else _encoder(inputs)
 
@@ -128,6 +136,26 @@ def _causal(inputs: tuple[str, ...]) -> Iterator[str]:
     yield f"    feed = {{{', '.join(feed)}}}"
     yield "    feed = {name: np.array(value, np.int64) for name, value in feed.items()}"
     yield "    logits, *present = session.run(None, feed | past)"
+    yield "    past, done = dict(zip(past, present)), len(ids)"
+    yield "    ids.append(int(logits[0, -1].argmax()))"
+    yield "print(tokenizer.decode(ids))"
+
+
+def _pair(session: Mapping[str, Any], options: str) -> Iterator[str]:
+    """Greedy text from a source."""
+    first = () if session.get("first_id") is None else (session["first_id"],)
+    files = '("encoder.onnx", "model.onnx")'
+    yield f"encoder, session = (ort.InferenceSession(name{options}) for name in {files})"
+    yield 'source = np.array([tokenizer.encode("Once upon a time").ids], np.int64)'
+    yield 'names, mask = about["encoder"]["outputs"][1:], np.ones_like(source)'
+    yield 'read = encoder.run(names, {"input_ids": source, "attention_mask": mask})'
+    yield 'read = dict(zip(names, read)) | {"encoder_attention_mask": mask}'
+    yield 'empty = np.zeros((1, about["kv_heads"], 0, about["head_dim"]), np.float32)'
+    yield f'past = {{i.name: empty for i in session.get_inputs() if i.name.startswith("{PAST}")}}'
+    yield f"ids, done = {[session.get('decoder_start_id'), *first]}, 0"
+    yield 'while len(ids) < 48 and (done == 0 or ids[-1] not in about["eos_ids"]):'
+    yield '    feed = read | past | {"input_ids": np.array([ids[done:]], np.int64)}'
+    yield "    logits, *present = session.run(None, feed)"
     yield "    past, done = dict(zip(past, present)), len(ids)"
     yield "    ids.append(int(logits[0, -1].argmax()))"
     yield "print(tokenizer.decode(ids))"

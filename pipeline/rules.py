@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from ..artifacts.errors import RecipeError
 from ..artifacts.schema import unknown_name
 from ..stages.validate import plugins
-from .metrics import ALIASES, CAUSAL, METRICS, Metric, find_metric, known_names
+from .metrics import ALIASES, METRICS, PREDICTING, Metric, find_metric, known_names
 from .units import parse_quantity, parse_share, show, show_delta
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def require_addable(names: Iterable[str], task: str, where: str | None) -> None:
                 where=where,
                 fix="take it out; the list is for metrics of other packages",
             )
-        if task != CAUSAL:
+        if task not in PREDICTING:
             raise RecipeError(
                 f"measure.quality.metrics: {name} scores predictions; models of the task {task} make none",
                 where=where,
