@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ..stages.validate.cost import CostParams, Series, measure, quantiles
+from ..stages.validate.cost import MODEL_FILES, CostParams, Series, measure, quantiles
 from ..stages.validate.sweep import Cell, measure_sweep
 from ..targets.host import physical_cores
 from .measurements import SweepCell, sweep_cells
@@ -118,7 +118,7 @@ def _row(name: str, directory: Path, series: Series) -> BenchRow:
     spread = {"prefill_ms": samples["prefill_ms"], "decode_ms": series.steps.get(name, [])}
     return BenchRow(
         name,
-        sum(path.stat().st_size for path in directory.glob("model.onnx*")),
+        sum(path.stat().st_size for path in directory.iterdir() if path.name.startswith(MODEL_FILES)),
         statistics.median(samples["load_ms"]),
         statistics.median(samples["tokens_per_second"]),
         statistics.median(samples["peak_memory_bytes"]),

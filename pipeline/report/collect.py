@@ -144,9 +144,15 @@ def data_reports(graph: Graph, outcome: Outcome) -> tuple[DataReport, ...]:
             digest = quality.data.get("evaluation")
             found["evaluation"] = DataReport(
                 "evaluation", known.name, str(digest) if digest else None,
-                metric.documents, metric.tokens, known.is_bundled,
+                metric.documents, metric.tokens, known.is_bundled, _pairs(quality),
             )  # fmt: skip
     return tuple(found.values())
+
+
+def _pairs(quality: Measurements) -> str:
+    """How sources and targets came about, and how many of them are not whole."""
+    rule, cut = quality.data.get("pairs", ""), quality.data.get("cut", 0)
+    return f"{rule}; {cut} lost their end to the window" if cut else str(rule)
 
 
 def _measurements(artifact: Artifact | None) -> Measurements | None:

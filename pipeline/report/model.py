@@ -38,7 +38,11 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """A text that the run used. role: evaluation, calibration, training or selection."""
+    """A text that the run used.
+
+    role: evaluation, calibration, training or selection.  pairs: how an encoder-decoder's sources and targets
+    came out of it; empty for others.
+    """
 
     role: str
     name: str
@@ -46,6 +50,7 @@ class DataReport:
     documents: int | None = None
     tokens: int | None = None
     is_bundled: bool = False
+    pairs: str = ""
 
 
 @dataclass(frozen=True)
