@@ -96,11 +96,11 @@ def weight_groups(lineage: Sequence[NodeResult]) -> tuple[WeightGroup, ...]:
 def worst_tensors(lineage: Sequence[NodeResult]) -> tuple[TensorError, ...]:
     """The tensors that rounding changed most, the worst first."""
     specs = _specs(lineage)
-    errors = sorted(_errors(lineage).items(), key=lambda item: -item[1])
+    known = ((name, error) for name, error in _errors(lineage).items() if name in specs)
+    errors = sorted(known, key=lambda item: -item[1])
     return tuple(
         TensorError(name, f"int{specs[name].format.bits}", specs[name].parameters, error)
         for name, error in errors[:WORST]
-        if name in specs
     )
 
 

@@ -85,3 +85,42 @@ def test_another_shape_is_refused(text: bytes, samples: bytes) -> None:
 def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match="cannot be read"):
         measurements.read(tmp_path)
+
+
+def test_cells_of_a_sweep_tell_tokens_a_second_by_side() -> None:
+    quantiles = {"p50": 50.0, "p95": 60.0, "p99": 70.0, "n": 4}
+    cell = {
+        "batch": 4,
+        "sequence": 100,
+        "sides": {"value": {"prefill_ms": quantiles, "decode_ms": quantiles}},
+    }
+    (found,) = measurements.parse(document(sweep=[cell]), b"{}").sweep
+    # 400 tokens, and 4 tokens, in 50 ms.
+    assert found.tokens_per_second("value", "prefill_ms") == pytest.approx(8000)
+    assert found.tokens_per_second("value", "decode_ms") == pytest.approx(80)
+    assert found.tokens_per_second("reference", "prefill_ms") is None
+    assert found.sides["value"]["prefill_ms"].n == 4
+
+
+def test_golden_texts_are_read_with_and_without_a_parting() -> None:
+    same = {"prompt": "a", "tokens": 3, "agreed": 3, "common": " b", "reference": None, "value": None}
+    side = {"token": "x", "rest": "y", "probability": None}
+    parted = {**same, "agreed": 1, "reference": {**side, "probability": 0.5}, "value": side}
+    broken = {"prompt": "a", "tokens": 3, "error": "no numbers"}
+    found = measurements.parse(document(golden=[same, parted, broken]), b"{}").golden
+    assert found[0] == measurements.Golden("a", 3, 3, " b")
+    assert found[1].reference == measurements.Parting("x", "y", 0.5)
+    assert found[1].value == measurements.Parting("x", "y")
+    assert found[2].error == "no numbers"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sweep": {}}, {"sweep": [{"batch": 1}]}, {"sweep": [{"batch": "1", "sequence": 1, "sides": {}}]},
+        {"golden": 3}, {"golden": [{"prompt": "a"}]}, {"golden": [{"prompt": "a", "tokens": 1, "value": {}}]},
+    ],
+)  # fmt: skip
+def test_sweeps_and_texts_of_another_form_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(CorruptError, match="unknown form"):
+        measurements.parse(document(**changes), b"{}")
