@@ -11,6 +11,7 @@ import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from . import faults
 from .errors import StoreError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def sync_directory(path: Path) -> None:
 def _sync(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        faults.sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -106,7 +107,7 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Writes every byte of ``data``, however short single writes fall."""
     view = memoryview(data).cast("B")
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[faults.write(descriptor, view) :]
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -114,7 +115,7 @@ def write_file(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         write_all(descriptor, data)
-        os.fsync(descriptor)
+        faults.sync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -88,8 +88,10 @@ def collect(store: Store, max_bytes: int | None, keep_runs: int) -> GcReport:
                 item.path.rename(store.root / "trash" / f"{item.path.name}-{unique_name()}")
                 fault("gc.trashed")
             _tidy(store)
+            fault("gc.tidied")
         for path in _children(store, "trash"):
             remove_tree(path)
+            fault("gc.removed")
         kept = size_of(store.root)
         report = GcReport(
             trees=tuple(item.path.name for item in doomed if item in trees),

@@ -14,6 +14,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING
 
+from . import faults
 from .digest import digest_file
 from .errors import DataError
 from .files import storage, write_all
@@ -208,7 +209,7 @@ class HashingFile(io.BufferedIOBase):
             if self.size - self._synced >= SYNC_BYTES and self._sync.is_idle():
                 self._synced = self.size
                 self._sync.wait(0)
-                self._sync.submit(functools.partial(os.fdatasync, self._descriptor))
+                self._sync.submit(functools.partial(faults.sync, self._descriptor, os.fdatasync))
 
     def _finish(self) -> None:
         rest = self._blocks[self._current][: self._filled]
@@ -216,7 +217,7 @@ class HashingFile(io.BufferedIOBase):
         write_all(self._descriptor, rest)
         self.size += len(rest)
         self._sync.finish()
-        os.fsync(self._descriptor)  # the last blocks are being hashed meanwhile
+        faults.sync(self._descriptor)  # the last blocks are being hashed meanwhile
         self._hash.finish()
         self._state.update(rest)
         if not self.sha256:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from . import locks
 from .digest import canonical_json
 from .errors import StoreError
-from .files import READ_ONLY, remove_tree, unique_name, write_file
+from .files import READ_ONLY, remove_tree, unique_name, write_all, write_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "ingot/store/v1"
 FORMAT_FILE = "format.json"
+JOURNAL = "journal.jsonl"
 FOLDERS = ("trees", "actions", "runs", "jobs", "stats/trees", "stats/files", "pins", "tmp", "locks", "trash")
 LOCK_SUFFIX = ".lock"
 USE_LOCK = f"use{LOCK_SUFFIX}"
@@ -90,10 +91,12 @@ def sweep(folder: Path) -> tuple[str, ...]:
 def journal(root: Path, event: str, **details: object) -> dict[str, object]:
     """Appends one line (event, UTC time, details) to the store's journal and returns it as a mapping."""
     value = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **details}
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(root / "journal.jsonl", flags, 0o644)
+    descriptor = os.open(root / JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        os.write(descriptor, canonical_json(value) + b"\n")  # one write: lines of two processes never mix
+        size = os.fstat(descriptor).st_size
+        # A crash may have torn the last line: what follows must not become part of it.
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        write_all(descriptor, b"\n" * torn + canonical_json(value) + b"\n")
     finally:
         os.close(descriptor)
     return value

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from . import actions, layout, locks, stats
 from .digest import canonical_json
 from .errors import CorruptError, DataError, StoreError
+from .faults import fault
 from .files import NO_SPACE, READ_ONLY, remove_tree, storage, unique_name
 from .hashing import HashingFile, copy_file
 from .layout import check_name
@@ -280,8 +281,10 @@ class Store:
         log.warning("artifact %s is corrupt (%s) and is set aside", digest[:12], reason)
         try:
             (self.trees / check_name(digest)).rename(self.root / "trash" / name)
+            fault("quarantine.moved")
             value = layout.journal(self.root, "quarantined", digest=digest, reason=reason, trash=name)
             (self.root / "trash" / f"{name}.json").write_bytes(canonical_json(value))
+            fault("quarantine.noted")
             self.stat_entry(digest).unlink(missing_ok=True)
         except FileNotFoundError:
             return  # another process was faster

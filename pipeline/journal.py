@@ -6,6 +6,7 @@ from it: the end of work that was done is synced, so what a crash can tear is th
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..artifacts.errors import CorruptError, StoreError
+from ..artifacts.faults import fault, sync
 from ..artifacts.files import storage, write_all
 from .events import Event, Heartbeat, NodeFinished, Progress, RunFinished, decode, encode
 
@@ -67,7 +69,9 @@ class Journal:
                 descriptor = os.open(directory / EVENTS, flags, 0o644)
             except FileExistsError as error:
                 raise StoreError("this run has a journal already", where=str(directory)) from error
+            fault("journal.created")
             (directory / PLAN).write_text(json.dumps(plan, indent=2, ensure_ascii=False), encoding="utf-8")
+            fault("journal.planned")
             (directory / LOGS).mkdir(exist_ok=True)
         return Journal(directory, descriptor)
 
@@ -80,10 +84,19 @@ class Journal:
         """Appends ``event``, and waits for the disk where work ended; raises StoreError when it cannot."""
         if isinstance(event, UNKEPT):
             return
+        length = os.fstat(self._descriptor).st_size
         with storage(self.directory):
-            write_all(self._descriptor, encode(event, time=utc_now()))
+            try:
+                write_all(self._descriptor, encode(event, time=utc_now()))
+            except OSError:
+                # What is half a line now would damage the one after it; a disk that refuses both keeps it.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, length)
+                raise
+            fault("journal.written")
             if _ends_work(event):
-                os.fsync(self._descriptor)
+                sync(self._descriptor)
+                fault("journal.synced")
 
     def close(self) -> None:
         """Closes the file; closing twice is fine."""

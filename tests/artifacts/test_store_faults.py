@@ -14,6 +14,7 @@ from ingot import artifacts
 from ingot.artifacts import faults
 from ingot.artifacts.files import size_of
 from ingot.artifacts.store import Store
+from ingot.pipeline import journal
 
 BUILD = """
 import sys
@@ -67,7 +68,8 @@ def workplace(tmp_path: Path) -> Path:
 
 def test_every_labelled_step_is_in_the_list_once():
     labels = []
-    for path in sorted(Path(artifacts.__file__).parent.glob("*.py")):
+    rooms = Path(artifacts.__file__).parent, Path(journal.__file__).parent
+    for path in sorted(path for room in rooms for path in room.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fault":
                 labels.append(ast.literal_eval(node.args[0]))
