@@ -14,15 +14,15 @@ from . import figures, plots
 from .dag import dag
 from .figures import Figure
 from .golden import golden_texts
-from .overview import overviews
+from .overview import alone, overviews
 from .svg import Fragment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import jinja2
 
-    from .model import RunReport, TargetReport
+    from .model import NodeReport, RunReport, TargetReport
 
 WORDS = {
     "pass": "Pass",
@@ -77,6 +77,8 @@ def render_html(report: RunReport) -> str:
         groups=list(_groups(report)),
         sizes=plots.size_bars(report.model.weight_bytes, report.targets.values()),
         overviews=overviews(report.targets),
+        alone=alone(report.targets),
+        predicted=prediction_basis(report.nodes),
         trades=list(figures.trades(report)),
         golden=golden_texts(report),
         weights=list(figures.weights(report)),
@@ -130,6 +132,15 @@ def headlines(target: TargetReport) -> list[Headline]:
             detail = f"{show(metric.reference, metric.unit)} → {show(metric.value, metric.unit)}"
             found.append(Headline(label, f"{significant(1 / (metric.delta + 1), 2)} ×", detail))
     return found
+
+
+def prediction_basis(nodes: Iterable[NodeReport]) -> str:
+    """What the predictions of a run rest on, in words; empty where nothing was predicted."""
+    expected = [node.expected for node in nodes if node.expected is not None]
+    stated = sum(not each.runs for each in expected)
+    parts = [f"{len(expected) - stated} from past runs of the stage"] * (len(expected) > stated)
+    parts += [f"{stated} estimated without one"] * bool(stated)
+    return " and ".join(parts)
 
 
 def _counts(report: RunReport) -> str:

@@ -7,13 +7,15 @@ import re
 from typing import TYPE_CHECKING
 
 from ..metrics import metric_title
-from ..units import show, show_count, show_delta, show_interval
+from ..units import show, show_count, show_delta, show_interval, show_seconds
 from .html import SENTENCES, WORDS
+from .overview import overviews
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from .model import RunReport, TargetReport
+    from .model import Expected, NodeReport, RunReport, TargetReport
+    from .overview import Overview
 
 # By this a bot finds its earlier comment and replaces it.
 MARKER = "<!-- ingot report -->"
@@ -22,7 +24,7 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]|#~])")
 
 
 def render_markdown(report: RunReport) -> str:
-    """The verdict, a table for each target, and the checks that did not pass with their reasons."""
+    """The verdict, a table for each target and each matrix, what did not pass, and what the nodes took."""
     verdict = report.verdict
     lines = [
         MARKER,
@@ -34,8 +36,13 @@ def render_markdown(report: RunReport) -> str:
         ),
         "",
     ]
+    matrices = [overview for overview in overviews(report.targets) if overview.title]
+    cells = {target.name for overview in matrices for target in overview.targets}
+    for overview in matrices:
+        lines += _overview(overview)
     for target in report.targets.values():
-        lines += _target(target)
+        lines += _target(target) if target.name not in cells else ()
+    lines += _nodes(report.nodes)
     lines += [f"> {escape(note)}" for note in report.notes]
     if report.command:
         lines += ["", f"Again: `{code(report.command)}`"]
@@ -61,6 +68,76 @@ def _target(target: TargetReport) -> Iterator[str]:
     if target.delivery:
         yield f"Delivered to `{code(target.delivery)}`."
         yield ""
+
+
+def _overview(overview: Overview) -> Iterator[str]:
+    """The cells of a matrix, a line each, and why some of them did not pass."""
+    yield f"### {escape(overview.title)} by {escape(', '.join(overview.axes))}"
+    yield ""
+    head = (
+        *(escape(axis) for axis in overview.axes),
+        "",
+        *(escape(metric_title(n)) for n in overview.metrics),
+    )
+    rows = (
+        (
+            *(escape(place) for place in overview.place(target)),
+            SYMBOLS[target.status],
+            *(_brief(target, name) for name in overview.metrics),
+        )
+        for target in overview.targets
+    )
+    yield from table(head, rows)
+    yield ""
+    for target in overview.targets:
+        for check in target.checks:
+            if check.status != "pass":
+                yield f"- {SYMBOLS[check.status]} {escape(target.name)}: {escape(check.message)}"
+        if target.explanation:
+            yield f"- {SYMBOLS[target.status]} {escape(target.name)}: {escape(target.explanation)}"
+        if target.delivery:
+            yield f"- {escape(target.name)}: delivered to `{code(target.delivery)}`"
+    if overview.smallest:
+        yield f"- The smallest that passes: `--select '{code(overview.smallest.name)}'`"
+    yield ""
+
+
+def _brief(target: TargetReport, name: str) -> str:
+    """A metric's value and its change."""
+    metric = target.metrics.get(name)
+    if metric is None:
+        return ""
+    return f"{show(metric.value, metric.unit)} ({show_delta(metric.delta, metric.unit, metric.comparison)})"
+
+
+def _nodes(nodes: Sequence[NodeReport]) -> Iterator[str]:
+    """What the nodes that ran took, beside what the plan predicted; nothing when all were cached."""
+    ran = [(node, node.expected) for node in nodes if node.expected is not None]
+    if not ran:
+        return
+    yield "<details><summary>What the nodes took, beside what was predicted</summary>"
+    yield ""
+    costs = ("Time", "CPU", "Peak memory", "Output")
+    head = ("Node", "State", *(title for cost in costs for title in (cost, "predicted")))
+    yield from table(head, (_node_row(node, expected) for node, expected in ran))
+    yield ""
+    yield "</details>"
+    yield ""
+
+
+def _node_row(node: NodeReport, expected: Expected) -> tuple[str, ...]:
+    return (
+        escape(node.name),
+        node.state,
+        show_seconds(node.seconds),
+        show_seconds(expected.seconds),
+        show_seconds(node.cpu_seconds),
+        show_seconds(expected.cpu_seconds),
+        show(node.max_rss_bytes, "bytes"),
+        show(expected.max_rss_bytes, "bytes"),
+        show(node.output_bytes, "bytes"),
+        show(expected.output_bytes, "bytes"),
+    )
 
 
 def _metric_row(target: TargetReport, name: str) -> tuple[str, ...]:

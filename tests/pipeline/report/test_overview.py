@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from ingot.pipeline.cli.overview import show_overview
+from ingot.pipeline.report import model
+from ingot.pipeline.report.html import render_html
+from ingot.pipeline.report.markdown import render_markdown
 from ingot.pipeline.report.overview import alone, overviews
+from ingot.pipeline.units import show_bytes, show_seconds
 from rich.console import Console
 
 if TYPE_CHECKING:
@@ -73,3 +78,40 @@ def test_a_dozen_lines_fit_any_terminal_and_name_what_can_be_chosen(
     printed = capsys.readouterr().out
     assert "cpu[bits=2]: Perplexity" in printed
     assert "--select 'cpu[bits=4]'" in printed
+
+
+@pytest.fixture
+def predicted(mixed: dict[str, TargetReport], samples: ModuleType) -> model.RunReport:
+    """A run of those targets in which one node ran as predicted from three runs, one was estimated."""
+    report = samples.report(*mixed.values())
+    past, stated = (model.Expected(0.444, 0.333, 777_000_000, 3_330_000, runs) for runs in (3, 0))
+    first, second, *others = report.nodes
+    nodes = (replace(first, expected=past), replace(second, expected=stated), *others)
+    return replace(report, nodes=nodes)
+
+
+def test_the_page_and_the_markdown_hold_predicted_against_actual(predicted: model.RunReport) -> None:
+    page, text = render_html(predicted), render_markdown(predicted)
+    assert "1 from past runs of the stage and 1 estimated without one" in page
+    rows = re.findall(r"<tr><th scope=\"row\">(load|export@reference)</th>.*?</tr>", page)
+    assert rows == ["load", "export@reference"]
+    for form in (page, text):
+        for shown in (show_seconds(0.444), show_seconds(0.333), show_bytes(777e6), show_bytes(3.33e6)):
+            assert form.count(shown) == 2
+    line = next(line for line in text.splitlines() if line.startswith("| load |"))
+    assert len(line.split("|")) == len(("", "Node", "State", *range(8), ""))
+
+
+def test_a_run_of_hits_has_no_predictions(predicted: model.RunReport) -> None:
+    cached = replace(predicted, nodes=tuple(replace(node, expected=None) for node in predicted.nodes))
+    assert "Predictions are" not in render_html(cached)
+    assert "predicted" not in render_markdown(cached)
+
+
+def test_cells_are_one_table_on_the_page_and_in_markdown(predicted: model.RunReport) -> None:
+    page, text = render_html(predicted), render_markdown(predicted)
+    assert "The targets of the table, one by one" in page
+    assert page.index("cpu-int8</h2>") < page.index("one by one") < page.index("cpu[bits=2]</h2>")
+    assert "--select &#39;cpu[bits=3]&#39;" in page or "--select 'cpu[bits=3]'" in page
+    assert text.count("###") == 2, "one heading for the matrix, one for the other target"
+    assert "--select 'cpu[bits=4]'" in text
