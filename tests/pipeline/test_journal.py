@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -130,3 +134,45 @@ def test_run_ids_sort_by_time_and_can_name_a_run_in_a_store(store: object) -> No
     assert stamps == sorted(stamps)
     assert len(set(ids)) == len(ids)
     assert store.run_dir(ids[0]).name == ids[0]
+
+
+@pytest.mark.parametrize("effect", ["enospc", "eio"])
+def test_a_line_that_the_disk_refuses_is_an_error_and_leaves_the_journal_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effect: str
+) -> None:
+    with Journal.create(tmp_path, {}) as log:
+        log.write(STORY[0])
+        with monkeypatch.context() as patch:
+            patch.setenv("INGOT_FAULT", f"write=short,write={effect}@2")  # half of the line, then the refusal
+            with pytest.raises(StoreError):
+                log.write(STORY[2])
+        log.write(STORY[3])
+    assert tuple(entry.event for entry in journal.read(tmp_path)) == (STORY[0], STORY[3])
+
+
+@pytest.mark.parametrize("place", ["journal.synced=eio", "fsync=enospc", "journal.created=eio"])
+def test_a_journal_that_cannot_be_kept_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("INGOT_FAULT", place)
+    with pytest.raises(StoreError):
+        written(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["journal.written", "journal.synced", "write=torn", "write=torn@4"])
+def test_a_driver_killed_at_its_journal_leaves_one_that_is_read(tmp_path: Path, place: str) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from ingot.pipeline import events; from ingot.pipeline.journal import Journal\n"
+        "with Journal.create(Path(sys.argv[1]), {}) as log:\n"
+        "    log.write(events.RunStarted('r', ('a',)))\n"
+        "    for step in range(3): log.write(events.Note('a', str(step)))\n"
+        "    log.write(events.NodeFinished('a', 'built', ''))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = {**os.environ, "INGOT_FAULT": place}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    events_read = [entry.event for entry in journal.read(tmp_path)]
+    whole = (tmp_path / journal.EVENTS).read_bytes().count(b"\n")
+    assert len(events_read) == whole
