@@ -8,6 +8,7 @@ opcodes: Python's pickletools. What torch means by them: torch/_utils.py and tor
 from __future__ import annotations
 
 import pickletools
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +92,13 @@ def read_value(stream: BytesIO) -> Any:
     """The plain value that the pickle at the stream's position stands for."""
     machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count == MAX_OPCODES:
-                raise HeaderFault(f"its pickle has more than {MAX_OPCODES:,} instructions")
-            machine.step(opcode.name, argument)
+        # Python warns of odd escapes in the text of a pickle, as if somebody had written them in a program.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                if count == MAX_OPCODES:
+                    raise HeaderFault(f"its pickle has more than {MAX_OPCODES:,} instructions")
+                machine.step(opcode.name, argument)
     except (ValueError, IndexError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
         raise HeaderFault(f"its pickle is damaged: {str(error)[:200]}") from None
     return machine.result()
