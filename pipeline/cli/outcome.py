@@ -47,7 +47,7 @@ def show_run(finished: Run) -> None:
         if target.metrics:
             with console.capture() as drawn:
                 console.print(fitting_table(target, console))
-            click.echo(drawn.get(), nl=False)
+            click.echo(drawn.get(), nl=False, file=sys.stdout)
         verdict = click.style(f" {target.status.upper()} ", fg="white", bg=COLOURS[target.status], bold=True)
         click.echo(f"{verdict} {target.name}" + (f": {target.explanation}" if target.explanation else ""))
         for check in target.checks:
