@@ -107,9 +107,11 @@ class TestCatalogues:
         told = here("targets", "cpu-int4").out
         assert told.startswith("cpu-int4  (built, runtime onnx)\n")
         assert "    quantize.group_size: 32  [profile cpu-int4 (cpu-int4.yaml:5)]\n" in told
-        assert "  when task causal-lm, parameters_above 3,000,000,000\n" in told
+        assert "  when task causal-lm, seq2seq-lm, parameters_above 3,000,000,000\n" in told
         assert "    because decoding a model of this size waits for memory" in told
-        assert "  when task causal-lm, weights int8\n    gates.perplexity.max_increase: 2%" in told
+        assert (
+            "  when task causal-lm, seq2seq-lm, weights int8\n    gates.perplexity.max_increase: 2%" in told
+        )
         assert "\ntakes\n  quantize: rtn\n  weights: int4\n" in told
         assert "  onnxruntime: >=" in told
         assert "  opset: 7 to 24\n" in told
@@ -208,7 +210,7 @@ class TestPlans:
         assert "PENDING  quality@cpu-int8" in told
         assert "waits for export@cpu-int8 and reference" in told
         assert "asked for by profile cpu-int8 (cpu-int8.yaml:5)" in told
-        assert "\n1 run, 12 pending\n" in told
+        assert "\n1 run, 12 pending; about" in told
 
     def test_resolved_shows_every_value_and_who_gave_it(self, workplace: Workplace) -> None:
         line = (

@@ -67,10 +67,11 @@ def test_too_little_room_is_told_before_any_work(
 def test_a_disk_that_fills_up_is_one_error_and_the_run_resumes_where_there_is_room(
     mounted: Any, model: Path, text: Path, tmp_path: Path
 ) -> None:
-    # The logits of more text than the plan can foresee.
+    # --force: the plan foresees that the disk is too small, and would refuse.
     text.write_text(f"{text.read_text()}\n<|endoftext|>\n{text.read_text()}")
     line = ("run", "--model", str(model), "--target", "cpu-int8", "--evaluation", str(text), "--store",
-            "disk/st", "--out", "out", "--set", "cost.repeats=1", "--set", "cost.passes=1")  # fmt: skip
+            "disk/st", "--out", "out", "--set", "cost.repeats=1", "--set", "cost.passes=1",
+            "--force")  # fmt: skip
     shell = (
         'mount -t tmpfs -o size=5m none disk; "$@"; echo "first: $?"; find disk/st/tmp -type f; '
         f"{sys.executable} -P -m ingot verify --store disk/st && mount -o remount,size=50m disk"

@@ -25,6 +25,7 @@ CLASSES = {
     "xlm-roberta": ("XLMRobertaModel", "XLMRobertaConfig", {}),
     "distilbert": ("DistilBertModel", "DistilBertConfig", {"hidden_dim": 40}),
 }
+ENCODER_DECODERS = ("t5", "mt5", "bart")  # compared in test_encoder_decoders.py
 ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert")
 
 SHAPE = {
@@ -51,7 +52,7 @@ def built(family: str, tmp_path: Path, **more: Any) -> tuple[Architecture, Any]:
 
 
 def test_every_family_is_compared_with_transformers() -> None:
-    assert {*CLASSES, *DECODERS} == set(FAMILIES)
+    assert {*CLASSES, *DECODERS, *ENCODER_DECODERS} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("tied", [True, False])
