@@ -30,12 +30,11 @@ from ingot.pipeline.layers import command_line
 from ingot.pipeline.local import LocalExecutor
 from ingot.pipeline.plan import Planner, to_json
 from ingot.pipeline.recipe import recipe_from_options
-from ingot.pipeline.report.collect import ancestors
-from machine import Usage, described, spend
+from machine import Usage, described, spend, working_directory
 from make_llama import make
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from ingot.pipeline.outcome import NodeResult
 
@@ -68,7 +67,7 @@ def build(
     limit = command_line([f"reference.max_tokens={max_tokens}"])
     graph = graph_of(recipe_from_options(str(workdir / MODEL), (target,), overrides=limit))
     if not validated:
-        names = ancestors(graph, graph.targets[target].artifact)
+        names = graph.ancestors(graph.targets[target].artifact)
         graph = replace(graph, nodes={name: graph.nodes[name] for name in names}, targets={})
     store = Store.open(workdir / STORE)
     planner = Planner(store)
@@ -111,13 +110,6 @@ def _options() -> argparse.Namespace:
         "--only", metavar="TARGET", help="builds what this export needs, and measures nothing"
     )
     return parser.parse_args()
-
-
-@contextlib.contextmanager
-def working_directory(given: Path | None) -> Iterator[Path]:
-    """The directory that was given, or one that is gone after the block."""
-    with tempfile.TemporaryDirectory() as temporary:
-        yield given or Path(temporary)
 
 
 def _measure(workdir: Path, target: str, weight_bytes: int, options: argparse.Namespace) -> bool:

@@ -18,8 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench_build import working_directory
-from machine import described, spend
+from machine import described, spend, working_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import transformers
-from bench_build import MODEL, build, working_directory
-from machine import described
+from bench_build import MODEL, build
+from machine import described, working_directory
 from make_llama import make
 
 if TYPE_CHECKING:

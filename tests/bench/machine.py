@@ -9,8 +9,10 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -59,6 +61,13 @@ def described() -> Iterator[None]:
     elapsed = (time.perf_counter() - began) * (os.cpu_count() or 1)
     others = _busy_seconds() - busy - (_own_seconds() - own)
     print(f"\nother processes took {max(0.0, others / elapsed):.0%} of the machine meanwhile")
+
+
+@contextlib.contextmanager
+def working_directory(given: Path | None) -> Iterator[Path]:
+    """The directory that was given, or one that is gone after the block."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield given or Path(temporary)
 
 
 def _busy_seconds() -> float:
