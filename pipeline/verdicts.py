@@ -1,7 +1,8 @@
 """Remembers verdicts, so that judging equal measurements again costs a small file and no import of numpy.
 
 A verdict follows from the bounds, the measurements and the code that judges (the gate's and numpy's) alone;
-its name is the SHA-256 of all of them. A memory that is lost, damaged or not writable costs one evaluation and nothing else.
+its name is the SHA-256 of all of them. A memory that is lost, damaged or not writable costs one
+evaluation and nothing else.
 """
 
 from __future__ import annotations
