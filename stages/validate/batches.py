@@ -24,8 +24,7 @@ R = TypeVar("R")
 
 # Two full windows: more tokens at once are no faster, since weights are reused within a window already.
 BATCH_TOKENS = 512
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-KEPT_BYTES = 16 << 20
+M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 OUTPUT_BYTES = 32 << 20
 BLOCK_BYTES = 1 << 20
 
@@ -55,18 +54,16 @@ def side_by_side(
 
 
 def return_freed_blocks() -> None:
-    """Makes glibc give freed blocks of 16 MiB and more back at once, and keep no more than that at hand.
+    """Makes glibc give freed blocks of a mebibyte and more back at once; other allocators do so anyway.
 
-    Left alone it raises the first bound to 32 MiB and the second to twice that, for the heap of each thread:
-    a tenth of the memory that the reference of a model of 60 million parameters needs. Bounds much lower give
-    every activation back, and then a third of the time goes into getting such memory again.
+    It raises that bound by itself to 32 MiB, and then keeps such blocks in the heaps of all threads: a
+    tenth of the memory that the reference of a model of 60 million parameters needs.
     """
     import ctypes
 
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
