@@ -40,7 +40,7 @@ def run(
     matrix: Values | None = None,
     gates: Values | None = None,
     measure: Values | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     settings: Sequence[str] = (),
     select: Sequence[str] = (),
     store: Store | str | Path | None = None,
@@ -81,7 +81,7 @@ def plan(
     matrix: Values | None = None,
     gates: Values | None = None,
     measure: Values | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     settings: Sequence[str] = (),
     select: Sequence[str] = (),
     store: Store | str | Path | None = None,
@@ -100,7 +100,7 @@ def _recipe(
     matrix: Values | None,
     gates: Values | None,
     measure: Values | None,
-    seed: int,
+    seed: int | None,
     settings: Sequence[str],
 ) -> Recipe:
     overrides = (*environment(os.environ), *command_line(settings))
@@ -112,6 +112,7 @@ def _recipe(
         "matrix": matrix,
         "gates": gates,
         "measure": measure,
+        "seed": seed,
     }
     given = {name: value for name, value in parts.items() if value is not None}
     if recipe is not None:
@@ -120,7 +121,7 @@ def _recipe(
                 f"{next(iter(given))} was given beside a recipe", fix="write it into the recipe"
             )
         return load_recipe(Path(recipe), overrides)
-    return read_recipe(Written({**given, "seed": seed}, SOURCE), Path.cwd(), overrides)
+    return read_recipe(Written(given, SOURCE), Path.cwd(), overrides)
 
 
 def _store(store: Store | str | Path | None) -> Store:
