@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from ...model.positions import inverse_frequencies
 
+if TYPE_CHECKING:
     from ...model.families import Rope
     from .graph import GraphBuilder
 
@@ -28,29 +27,6 @@ class Rotation:
     cosine: str
     sine: str
     dim: int
-
-
-def inverse_frequencies(rope: Rope) -> npt.NDArray[np.float32]:
-    """Radians a position for each pair of features: float32 [dim / 2], theta^(-2i/dim), scaled by its kind.
-
-    `linear` divides all by the factor (arXiv:2306.15595). `llama3` divides only the slow ones, whose
-    wavelength exceeds the original context over `low_freq_factor`, keeps the fast ones, and blends between
-    (the reference code of Llama 3.1). `longrope` (arXiv:2402.13753) has two rows: [2, dim / 2], for contexts
-    up to the original one and for longer ones. Computed in float32, as the reference implementations do.
-    """
-    exponents = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
-    frequencies = np.float32(1) / np.power(np.float32(rope.theta), exponents)
-    scaling = rope.scaling or {}
-    if rope.kind == "longrope":
-        frequencies = frequencies / np.array(rope.factors, np.float32)
-    if rope.kind == "linear":
-        frequencies = frequencies / np.float32(scaling["factor"])
-    if rope.kind == "llama3":
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        turns = scaling["original_max_position_embeddings"] * frequencies / np.float32(2 * math.pi)
-        kept = np.clip((turns - low) / (high - low), 0, 1)
-        frequencies = (1 - kept) * frequencies / scaling["factor"] + kept * frequencies
-    return np.asarray(frequencies, np.float32)
 
 
 class Rotations:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ingot.stages.export.onnx.relative import buckets
 from ingot.stages.model.families import RelativeBias
+from ingot.stages.model.positions import buckets
 
 
 @pytest.mark.parametrize("both", [True, False])

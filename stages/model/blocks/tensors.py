@@ -1,0 +1,59 @@
+"""A network's tensors in torch, brought in when they are first asked for and let go a block at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from ....artifacts.tensors import TensorSource
+    from ..families import Linear
+
+
+class BlockTensors:
+    """The tensors of the block at hand, on ``device``; matrices in ``dtype``, all else in float32.
+
+    Matrices can be replaced, as quantizers do, by what the rest of the network is to compute with.
+    """
+
+    def __init__(self, source: TensorSource, device: torch.device, dtype: torch.dtype) -> None:
+        self._source = source
+        self.device = device
+        self.dtype = dtype
+        self._held: dict[str, torch.Tensor] = {}
+
+    def vector(self, name: str) -> torch.Tensor:
+        """A bias, the scale of a norm or a table of positions, float32."""
+        if name not in self._held:
+            self._held[name] = torch.from_numpy(self._source.float32(name)).to(self.device)
+        return self._held[name]
+
+    def rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of a large table that never comes in whole: int64 [...] → float32 [..., width]."""
+        used, places = torch.unique(ids.cpu(), return_inverse=True)
+        first = int(used[0]) if len(used) else 0
+        last = int(used[-1]) + 1 if len(used) else 0
+        table = torch.from_numpy(self._source.float32(name, rows=slice(first, last)))
+        return table[used - first][places].to(self.device)
+
+    def matrix(self, linear: Linear) -> torch.Tensor:
+        """The weight of a linear map as [out, in], or what replaced it."""
+        if linear.name not in self._held:
+            self._held[linear.name] = self.original(linear).to(self.device, self.dtype)
+        return self._held[linear.name]
+
+    def original(self, linear: Linear) -> torch.Tensor:
+        """The checkpoint's own weight, float32 [out, in], on the processor."""
+        weight = torch.from_numpy(self._source.float32(linear.name))
+        return weight.T.contiguous() if linear.stored_in_out else weight
+
+    def replace(self, linear: Linear, weight: torch.Tensor) -> None:
+        """Lets the network compute with ``weight`` [out, in] from here on."""
+        self._held[linear.name] = weight.to(self.device, self.dtype)
+
+    def release(self) -> None:
+        """Lets go of everything, replacements included, and of the pages that reading it brought in."""
+        for name in self._held:
+            self._source.release(name)
+        self._held.clear()
