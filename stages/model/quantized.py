@@ -4,14 +4,15 @@ A `quantized-checkpoint` payload holds config.json, the tokenizer, `model.safete
 `quantization.json`. A quantized weight W is absent from the safetensors; in its place are `W.codes` (uint8
 [out, in], unpacked), `W.scales` (float32 [out, groups]) and `W.zeros` (uint8 [out, groups]), with
 W ≈ (codes − zeros) · scales. Everything else stays as it was, byte for byte. Exporters pack codes; they
-never round.
+never round. Where activations are `static`, the record also holds the grid of the weight's input.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import CorruptError
@@ -36,7 +37,8 @@ class WeightFormat:
     """How one weight is stored.
 
     bits: 2, 3, 4 or 8.  group_size: input features a scale covers; 0 is the whole row.  sym: the zero point
-    is 2^(bits−1).  activation: `none` (weight only) or `dynamic` (int8 activations, scaled at run time).
+    is 2^(bits−1).  activation: `none` (weight only), `dynamic` (int8 activations, scaled at run time) or
+    `static` (int8 activations on one grid, which calibration found).
     """
 
     bits: int
@@ -46,15 +48,39 @@ class WeightFormat:
 
 
 @dataclass(frozen=True)
+class ActivationGrid:
+    """How an activation x is stored: x ≈ (code − zero) · scale, codes 0 … 255, one grid for the tensor.
+
+    scale: a float32 above 0.  zero: the code of 0; 128 is symmetric, int8 about 0.
+    """
+
+    scale: float
+    zero: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"an activation scale of {self.scale}")
+        if not 0 <= self.zero <= 255:
+            raise ValueError(f"an activation zero point of {self.zero}")
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether int8 codes without a zero point are the same numbers."""
+        return self.zero == 128
+
+
+@dataclass(frozen=True)
 class WeightSpec:
     """A quantized weight's format and shape [out, in].
 
     stored_in_out: the source kept it as [in, out] (GPT-2's Conv1D), so it was transposed.
+    input: the grid of what it multiplies, where activations are static; unknown while planning.
     """
 
     format: WeightFormat
     shape: tuple[int, int]
     stored_in_out: bool = False
+    input: ActivationGrid | None = None
 
     @property
     def groups(self) -> int:
@@ -82,11 +108,12 @@ class WeightSpec:
             "activation": self.format.activation,
             "shape": list(self.shape),
             "stored_in_out": self.stored_in_out,
+            **({} if self.input is None else {"input": asdict(self.input)}),
         }
 
     @staticmethod
     def from_json(value: Mapping[str, object]) -> WeightSpec:
-        """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError for another shape."""
+        """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError for anything else."""
         shape = value["shape"]
         if not isinstance(shape, list) or len(shape) != 2:
             raise ValueError("shape must have two dimensions")
@@ -96,7 +123,11 @@ class WeightSpec:
             bool(value["sym"]),
             str(value["activation"]),
         )
-        return WeightSpec(form, (int(shape[0]), int(shape[1])), bool(value["stored_in_out"]))
+        grid = value.get("input")
+        if (form.activation == "static") != isinstance(grid, Mapping):
+            raise ValueError(f"{form.activation} activations with the grid {grid}")
+        found = ActivationGrid(float(grid["scale"]), int(grid["zero"])) if isinstance(grid, Mapping) else None
+        return WeightSpec(form, (int(shape[0]), int(shape[1])), bool(value["stored_in_out"]), found)
 
 
 @dataclass(frozen=True)
