@@ -129,7 +129,7 @@ def _need(model: str, target: str, facts: SourceFacts, checkpoint: Checkpoint, k
     for name in expected_tensors(checkpoint.architecture):
         parameters = checkpoint.tensors.info(name).count
         spec = specs.get(name)
-        width = f"int{spec.format.bits}" if spec else "float32"
+        width = spec.format.width if spec else "float32"
         widths[width] = widths.get(width, 0) + parameters
         disk += spec.payload_bits // 8 if spec else parameters * FLOAT_BYTES
     stages = tuple(graph.nodes[name].stage for name in _branch(graph, target))

@@ -68,7 +68,7 @@ def weight_groups(lineage: Sequence[NodeResult]) -> tuple[WeightGroup, ...]:
     for weight in weights:
         spec = specs.get(weight.name)
         group = sums.setdefault((weight.role, weight.layer), _Sum())
-        group.widths[f"int{spec.format.bits}" if spec else FLOAT] = None
+        group.widths[spec.format.width if spec else FLOAT] = None
         group.tensors += 1
         group.parameters += weight.parameters
         group.size_bytes += spec.payload_bits / 8 if spec else weight.parameters * FLOAT_BYTES
@@ -99,7 +99,7 @@ def worst_tensors(lineage: Sequence[NodeResult]) -> tuple[TensorError, ...]:
     known = ((name, error) for name, error in _errors(lineage).items() if name in specs)
     errors = sorted(known, key=lambda item: -item[1])
     return tuple(
-        TensorError(name, f"int{specs[name].format.bits}", specs[name].parameters, error)
+        TensorError(name, specs[name].format.width, specs[name].parameters, error)
         for name, error in errors[:WORST]
     )
 

@@ -1,10 +1,12 @@
-"""The one quantized form: integer codes with scales and zero points, on disk and in memory.
+"""The one quantized form: codes with scales and zero points, on disk and in memory.
 
 A `quantized-checkpoint` payload holds config.json, the tokenizer, `model.safetensors` and
 `quantization.json`. A quantized weight W is absent from the safetensors; in its place are `W.codes` (uint8
-[out, in], unpacked), `W.scales` (float32 [out, groups]) and `W.zeros` (uint8 [out, groups]), with
-W ≈ (codes − zeros) · scales. Everything else stays as it was, byte for byte. Exporters pack codes; they
-never round. Where activations are `static`, the record also holds the grid of the weight's input.
+[out, in], unpacked), `W.scales` (float32 [out, groups]) and, of integers, `W.zeros` (uint8 [out, groups]),
+with W ≈ (codes − zeros) · scales; the codes of nf4 and fp8 name a level (`levels.py`), W ≈ level · scale.
+Scales that are quantized themselves lie beside what they stand for: `W.scale_codes`, `W.scale_scales` and
+`W.scale_offset`. Everything else stays as it was, byte for byte. Exporters pack codes; they never round.
+Where activations are `static`, the record also holds the grid of the weight's input.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import CorruptError
+from ...artifacts.tensors import TensorShape
 from .checkpoint import WEIGHTS_FILE, Checkpoint
+from .levels import levels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +33,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "ingot/quantization/v1"
 RECORD_FILE = "quantization.json"
-PARTS = ("codes", "scales", "zeros")
+# What a scale that is quantized itself shares its own scale with (QLoRA, arXiv:2305.14314, section 3).
+SCALES_PER_BLOCK = 256
+WIDTHS = {"nf4": "nf4", "fp8_e4m3": "fp8"}
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,23 @@ class WeightFormat:
     """How one weight is stored.
 
     bits: 2, 3, 4 or 8.  group_size: input features a scale covers; 0 is the whole row.  sym: the zero point
-    is 2^(bits−1).  activation: `none` (weight only), `dynamic` (int8 activations, scaled at run time) or
-    `static` (int8 activations on one grid, which calibration found).
+    is 2^(bits−1).  activation: `none` (weight only), `dynamic` (int8 activations, of fp8 weights fp8 ones,
+    scaled at run time) or `static` (int8 activations on one grid, which calibration found).
+    numeric: what codes are: `int`, `nf4` (4 bits) or `fp8_e4m3` (8 bits), of which the latter two are sym.
+    double_quantized: scales are codes themselves, in blocks of 256.
     """
 
     bits: int
     group_size: int
     sym: bool
     activation: str = "none"
+    numeric: str = "int"
+    double_quantized: bool = False
+
+    @property
+    def width(self) -> str:
+        """What it is called where widths are counted: `int4`, `nf4`, `fp8`."""
+        return WIDTHS.get(self.numeric, f"int{self.bits}")
 
 
 @dataclass(frozen=True)
@@ -95,9 +110,36 @@ class WeightSpec:
 
     @property
     def payload_bits(self) -> int:
-        """Bits once packed: codes at their width, float32 scales and, when not symmetric, zeros."""
-        scale_bits = 32 + (0 if self.format.sym else self.format.bits)
-        return self.parameters * self.format.bits + self.shape[0] * self.groups * scale_bits
+        """Bits once packed: codes at their width, scales and, when not symmetric, zeros.
+
+        Scales are float32, or a byte each with a float32 a block of them and one for all.
+        """
+        scales = self.shape[0] * self.groups
+        scale_bits = scales * 8 + (self.scale_blocks + 1) * 32 if self.scale_blocks else scales * 32
+        zero_bits = 0 if self.format.sym else scales * self.format.bits
+        return self.parameters * self.format.bits + scale_bits + zero_bits
+
+    @property
+    def scale_blocks(self) -> int:
+        """How many blocks of 256 its scales make, where they are quantized themselves, else 0."""
+        return -(-self.shape[0] * self.groups // SCALES_PER_BLOCK) if self.format.double_quantized else 0
+
+    def layout(self, name: str) -> tuple[TensorShape, ...]:
+        """The tensors that stand in the place of the weight ``name``, in the order they are written."""
+        scales = (self.shape[0], self.groups)
+        parts = [
+            TensorShape(f"{name}.codes", "U8", self.shape),
+            TensorShape(f"{name}.scales", "F32", scales),
+        ]
+        if self.format.numeric == "int":
+            parts.append(TensorShape(f"{name}.zeros", "U8", scales))
+        if self.format.double_quantized:
+            parts += [
+                TensorShape(f"{name}.scale_codes", "U8", scales),
+                TensorShape(f"{name}.scale_scales", "F32", (self.scale_blocks,)),
+                TensorShape(f"{name}.scale_offset", "F32", (1,)),
+            ]
+        return tuple(parts)
 
     def to_json(self) -> dict[str, object]:
         """The weight's entry in `quantization.json`."""
@@ -106,6 +148,8 @@ class WeightSpec:
             "group_size": self.format.group_size,
             "sym": self.format.sym,
             "activation": self.format.activation,
+            "numeric": self.format.numeric,
+            "double_quantized": self.format.double_quantized,
             "shape": list(self.shape),
             "stored_in_out": self.stored_in_out,
             **({} if self.input is None else {"input": asdict(self.input)}),
@@ -113,7 +157,10 @@ class WeightSpec:
 
     @staticmethod
     def from_json(value: Mapping[str, object]) -> WeightSpec:
-        """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError for anything else."""
+        """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError for anything else.
+
+        A record that does not say what its codes are is of integers: it was written before there were others.
+        """
         shape = value["shape"]
         if not isinstance(shape, list) or len(shape) != 2:
             raise ValueError("shape must have two dimensions")
@@ -122,7 +169,11 @@ class WeightSpec:
             int(str(value["group_size"])),
             bool(value["sym"]),
             str(value["activation"]),
+            str(value.get("numeric", "int")),
+            bool(value.get("double_quantized", False)),
         )
+        if form.numeric not in ("int", *WIDTHS):
+            raise ValueError(f"codes of {form.numeric!r} are not known")
         grid = value.get("input")
         if (form.activation == "static") != isinstance(grid, Mapping):
             raise ValueError(f"{form.activation} activations with the grid {grid}")
@@ -132,22 +183,35 @@ class WeightSpec:
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """codes: uint8 [out, in]; scales: float32 [out, groups]; zeros: uint8 [out, groups]."""
+    """codes: uint8 [out, in]; scales: float32 [out, groups]; zeros: uint8 [out, groups], 0 but for integers.
+
+    scale_codes: uint8 [out, groups], scale_scales: float32 [blocks], scale_offset: float32 [1]; None where
+    scales are not quantized.
+    """
 
     name: str
     spec: WeightSpec
     codes: Codes
     scales: Scales
     zeros: Codes
+    scale_codes: Codes | None = None
+    scale_scales: Scales | None = None
+    scale_offset: Scales | None = None
 
-    def dequantize(self) -> Scales:
-        """The float32 weight [out, in] that the codes stand for."""
+    def dequantize(self, rows: slice | None = None) -> Scales:
+        """The float32 weight [out, in] that the codes stand for, or those rows of it."""
         import numpy as np
 
+        rows = rows or slice(None)
         size = self.spec.format.group_size or self.spec.shape[1]
         group = np.arange(self.spec.shape[1]) // size
-        centred = self.codes.astype(np.float32) - self.zeros.astype(np.float32)[:, group]
-        return centred * self.scales[:, group]
+        if self.spec.format.numeric == "int":
+            values = self.codes[rows].astype(np.float32)
+            values -= self.zeros[rows].astype(np.float32)[:, group]
+        else:
+            values = levels(self.spec.format.numeric)[self.codes[rows]]
+        values *= self.scales[rows][:, group]
+        return values
 
 
 @dataclass(frozen=True)
@@ -172,23 +236,25 @@ class QuantizedCheckpoint:
             raise CorruptError(f"quantization record of schema {schema!r}, not {SCHEMA!r}", where=str(path))
         checkpoint = Checkpoint.open(directory)
         present = set(checkpoint.tensors.names())
-        for name in specs:
-            missing = [part for part in PARTS if f"{name}.{part}" not in present]
+        for name, spec in specs.items():
+            missing = [part.name for part in spec.layout(name) if part.name not in present]
             if missing:
-                raise CorruptError(
-                    f"{name} lacks its {', '.join(missing)}", where=str(directory / WEIGHTS_FILE)
-                )
+                parts = ", ".join(part.removeprefix(f"{name}.") for part in missing)
+                raise CorruptError(f"{name} lacks its {parts}", where=str(directory / WEIGHTS_FILE))
         return QuantizedCheckpoint(checkpoint, method, specs)
 
     def weight(self, name: str) -> QuantizedWeight:
         """A quantized weight as views of the mapped file."""
-        tensors = self.checkpoint.tensors
-        codes, scales, zeros = (tensors.array(f"{name}.{part}") for part in PARTS)
-        return QuantizedWeight(name, self.quantized[name], codes, scales, zeros)
+        import numpy as np
+
+        tensors, spec = self.checkpoint.tensors, self.quantized[name]
+        parts = {part.name.removeprefix(f"{name}."): tensors.array(part.name) for part in spec.layout(name)}
+        parts.setdefault("zeros", np.zeros((spec.shape[0], spec.groups), np.uint8))
+        return QuantizedWeight(name, spec, **parts)
 
     def float_names(self) -> list[str]:
         """The tensors that were not quantized."""
-        taken = {f"{name}.{part}" for name in self.quantized for part in PARTS}
+        taken = {part.name for name, spec in self.quantized.items() for part in spec.layout(name)}
         return [name for name in self.checkpoint.tensors.names() if name not in taken]
 
 
@@ -207,7 +273,7 @@ def weights_by_width(
     """
     counts: dict[str, list[int]] = {}
     for spec in specs.values():
-        entry = counts.setdefault(f"int{spec.format.bits}", [0, 0])
+        entry = counts.setdefault(spec.format.width, [0, 0])
         entry[0] += 1
         entry[1] += spec.parameters
     for dtype, (tensors, parameters) in float_parameters.items():

@@ -122,9 +122,7 @@ def write_weights(
     layout: list[TensorShape] = []
     for name in names:
         if spec := specs.get(name):
-            layout.append(TensorShape(f"{name}.codes", "U8", spec.shape))
-            layout.append(TensorShape(f"{name}.scales", "F32", (spec.shape[0], spec.groups)))
-            layout.append(TensorShape(f"{name}.zeros", "U8", (spec.shape[0], spec.groups)))
+            layout += spec.layout(name)
         else:
             info = source.tensors.info(name)
             layout.append(TensorShape(name, info.dtype, info.shape))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ....artifacts.errors import InputError
 
 if TYPE_CHECKING:
-    from ...model.quantized import WeightSpec
+    from ...model.quantized import WeightFormat, WeightSpec
 
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy level that computes with int8 blocks of activations
 BLOCKS = (256, 128, 64, 32, 16)
@@ -58,6 +58,7 @@ def kernel_for(name: str, spec: WeightSpec, accuracy_level: int) -> Kernel:
     finds int8 scales for each block of activations by itself. Raises InputError when nothing computes it.
     """
     form = spec.format
+    _require_integers(name, form)
     if form.activation not in ("none", "dynamic"):
         raise InputError(
             f"{name}: no kernel takes {form.activation!r} activations", fix="use none or dynamic"
@@ -74,6 +75,7 @@ def block_kernel(name: str, spec: WeightSpec, accuracy_level: int) -> BlockKerne
     3-bit codes have no kernel and travel in 4 bits, as do 2-bit codes in groups too small for the 2-bit one.
     """
     form, columns = spec.format, spec.shape[1]
+    _require_integers(name, form)
     if form.bits not in (2, 3, 4, 8):
         raise InputError(f"{name}: no kernel takes {form.bits}-bit weights", fix="use 2, 3, 4 or 8 bits")
     bits = 4 if form.bits == 3 else form.bits
@@ -87,6 +89,14 @@ def block_kernel(name: str, spec: WeightSpec, accuracy_level: int) -> BlockKerne
         )
     level = INT8_ACTIVATIONS if form.activation == "dynamic" else accuracy_level
     return BlockKernel(bits, group, block, not form.sym or bits != form.bits, level)
+
+
+def _require_integers(name: str, form: WeightFormat) -> None:
+    if form.numeric != "int":
+        raise InputError(
+            f"{name}: onnxruntime has no kernel for {form.width} weights",
+            fix="quantize to integers for it; export.checkpoint writes them for GPUs",
+        )
 
 
 def _sizes(bits: int) -> tuple[int, ...]:

@@ -135,7 +135,7 @@ class Weights:
         Raises IntakeError for a tensor of the checkpoint that the graph left out and that the architecture
         does not name as unused, StageError when nothing of a quantized checkpoint arrived in the graph.
         """
-        parts = {f"{name}.{part}" for name in self._specs for part in ("codes", "scales", "zeros")}
+        parts = {part.name for name, spec in self._specs.items() for part in spec.layout(name)}
         names = [name for name in self._checkpoint.tensors.names() if name not in parts]
         for name in (*names, *self._specs):
             ignored = any(fnmatch.fnmatchcase(name, pattern) for pattern in architecture.ignored)

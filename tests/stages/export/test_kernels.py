@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ingot.artifacts.errors import InputError
-from ingot.stages.export.onnx.kernels import BlockKernel, Int8Kernel, Kernel, kernel_for
+from ingot.stages.export.onnx.kernels import BlockKernel, Int8Kernel, Kernel, block_kernel, kernel_for
 from ingot.stages.model.quantized import WeightFormat, WeightSpec
 
 
@@ -82,3 +84,11 @@ def test_a_weight_that_nothing_computes_is_refused_by_name(
         chosen(bits, group, activation=activation)
     assert caught.value.what.startswith("w: ")
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(("numeric", "bits"), [("nf4", 4), ("fp8_e4m3", 8)])
+@pytest.mark.parametrize("kernel", [kernel_for, block_kernel])
+def test_formats_that_are_not_integers_are_refused(numeric: str, bits: int, kernel: Any) -> None:
+    spec = WeightSpec(WeightFormat(bits, 64, sym=True, numeric=numeric), (64, 64))
+    with pytest.raises(InputError, match=f"no kernel for {spec.format.width} weights"):
+        kernel("w", spec, 4)
