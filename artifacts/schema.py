@@ -8,6 +8,7 @@ wrong types, and values out of range, with the place where the value was written
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +65,7 @@ def build(cls: type[T], values: Mapping[str, object], *, prefix: str = "", locat
     missing values.
     """
     known = {field.metadata.get("written") or name: field for name, field in fields(cls).items()}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for name in values:
         if name not in known:
             raise unknown_name(name, known, prefix=prefix, where=locate(name))
@@ -76,6 +77,12 @@ def build(cls: type[T], values: Mapping[str, object], *, prefix: str = "", locat
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise RecipeError(f"{label} is missing", where=locate(name), fix=str(field.metadata["doc"]))
     return cls(**built)
+
+
+@functools.cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    """The types of a parameter class's fields; it is built once a node, and reading them is slow."""
+    return typing.get_type_hints(cls)
 
 
 def unknown_name(name: str, valid: typing.Iterable[str], *, prefix: str, where: str | None) -> RecipeError:

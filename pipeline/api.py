@@ -17,9 +17,9 @@ from ..artifacts.errors import RecipeError
 from ..artifacts.store import Store
 from ..artifacts.yaml import Written
 from .layers import command_line, environment
+from .planning import plan as plan_recipe
 from .recipe import Recipe, load_recipe, read_recipe
 from .run import Run, RunOptions
-from .run import plan as plan_recipe
 from .run import run as run_recipe
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The library behind `ingot run`, `plan` and `demo`: a recipe in; a verdict, deliveries and a report out."""
+"""The library behind `ingot run` and `demo`: a recipe in; a verdict, deliveries and a report out."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..artifacts.errors import IngotError
-from .assemble import graph_of
 from .deliver import DELIVERED, ON_REQUEST, check_places, deliver_targets
 from .execute import execute
 from .journal import Journal, new_run_id, utc_now
 from .local import LocalExecutor
-from .matrix import choose
 from .plan import Plan, Planner, to_json
+from .planning import selected_graph
 from .report import collect, publish
 from .report.model import RunReport
 from .units import show_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from ..artifacts.manifest import Artifact
     from ..artifacts.store import Store
@@ -92,17 +91,6 @@ class Run:
         from .report.notebook import render_table
 
         return render_table(self.report)
-
-
-def plan(recipe: Recipe, store: Store, select: Sequence[str] = ()) -> Plan:
-    """What a run of ``recipe``, or of the selected targets alone, would do; touches nothing."""
-    return Planner(store).plan(selected_graph(recipe, select))
-
-
-def selected_graph(recipe: Recipe, select: Sequence[str]) -> Graph:
-    """The graph of a recipe, or of the selected targets and cells alone; RecipeError for one it lacks."""
-    graph = graph_of(recipe)
-    return graph.selected(choose(graph.targets, select)) if select else graph
 
 
 def run(

@@ -12,11 +12,11 @@ The module that defines a stage is imported while planning, so it imports nothin
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from ..artifacts.entry_points import entry_points
 from ..artifacts.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 Determinism = Literal["bitwise", "seeded", "nondeterministic"]
 Progress = Callable[[int, int, str], None]
+
+ENTRY_POINTS = "ingot.stages"
 
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
@@ -180,7 +182,7 @@ def stage(
 
 def names() -> tuple[str, ...]:
     """The names of all stages, built in and registered by entry points (group `ingot.stages`)."""
-    return tuple(sorted({*BUILTIN, *(point.name for point in _entry_points())}))
+    return tuple(sorted({*BUILTIN, *(point.name for point in entry_points(ENTRY_POINTS))}))
 
 
 def get(name: str) -> Stage[Any]:
@@ -188,7 +190,7 @@ def get(name: str) -> Stage[Any]:
     if name in BUILTIN:
         found = importlib.import_module(BUILTIN[name]).run
     else:
-        points = {point.name: point for point in _entry_points()}
+        points = {point.name: point for point in entry_points(ENTRY_POINTS)}
         if name not in points:
             guess = nearest(name, names())
             fix = f"did you mean {guess}?" if guess else f"stages are {', '.join(names())}"
@@ -197,7 +199,3 @@ def get(name: str) -> Stage[Any]:
     if not isinstance(found, Stage) or found.name != name:
         raise RecipeError(f"stage {name!r} is registered, but its module does not define it")
     return found
-
-
-def _entry_points() -> importlib.metadata.EntryPoints:
-    return importlib.metadata.entry_points(group="ingot.stages")

@@ -23,12 +23,12 @@ here; `pipeline/assemble.py` turns them into nodes.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from ..artifacts.entry_points import entry_points
 from ..artifacts.errors import RecipeError, RequirementError, nearest
 from ..artifacts.schema import build, param, unknown_name
 from ..artifacts.yaml import Written, read_yaml
@@ -98,7 +98,7 @@ class Profile:
 def names() -> tuple[str, ...]:
     """The names of all profiles, built in or registered by entry points."""
     builtin = (path.stem for path in PROFILES.glob("*.yaml"))
-    return tuple(sorted({*builtin, *(point.name for point in _entry_points())}))
+    return tuple(sorted({*builtin, *(point.name for point in entry_points(ENTRY_POINTS))}))
 
 
 def is_path(name: str) -> bool:
@@ -120,7 +120,7 @@ def _find(name: str, where: str | None) -> Path:
     path = PROFILES / f"{name}.yaml"
     if "/" not in name and path.is_file():
         return path
-    for point in _entry_points():
+    for point in entry_points(ENTRY_POINTS):
         if point.name == name:
             return Path(point.load())
     guess = nearest(name, names())
@@ -128,10 +128,6 @@ def _find(name: str, where: str | None) -> Path:
         f"did you mean {guess}?" if guess else f"targets are {', '.join(names())}, or a path to a .yaml file"
     )
     raise RecipeError(f"there is no target {name!r}", where=where, fix=fix)
-
-
-def _entry_points() -> importlib.metadata.EntryPoints:
-    return importlib.metadata.entry_points(group=ENTRY_POINTS)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def plan_command(
     """Show for each node of RECIPE whether it is cached, would run, or waits; exit 2 when it cannot."""
     from ...artifacts.store import Store
     from ..plan import to_json
-    from ..run import plan
+    from ..planning import plan
     from .plan_view import show_plan, show_resolved
     from .run import recipe_of
 
@@ -47,7 +47,7 @@ def explain_command(names: tuple[str, ...], store: Path | None, as_json: bool, *
     from ...artifacts.errors import RecipeError
     from ...artifacts.store import Store
     from ..explain import explain
-    from ..run import plan
+    from ..planning import plan
     from .plan_view import show_diff
     from .run import recipe_of
 

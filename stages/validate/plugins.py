@@ -13,7 +13,6 @@ The module is imported while planning, so it imports nothing heavy at its top.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ...artifacts.entry_points import entry_points
 from ...artifacts.errors import RecipeError, StageError, nearest
 from ..model.logits import TopK
 
@@ -93,7 +93,7 @@ def metric(
 
 def names() -> tuple[str, ...]:
     """The names of all registered metrics."""
-    return tuple(sorted(point.name for point in _entry_points()))
+    return tuple(sorted(point.name for point in entry_points(ENTRY_POINTS)))
 
 
 def get(name: str, where: str | None = None) -> Metric:
@@ -101,7 +101,7 @@ def get(name: str, where: str | None = None) -> Metric:
 
     where: where the name was written.
     """
-    points = {point.name: point for point in _entry_points()}
+    points = {point.name: point for point in entry_points(ENTRY_POINTS)}
     if name not in points:
         guess = nearest(name, points)
         listed = f"metrics are {', '.join(sorted(points))}" if points else "no installed package brings one"
@@ -125,7 +125,7 @@ def sources(wanted: Iterable[str]) -> Mapping[str, Path]:
 
     They decide what is measured, so they belong to its key.
     """
-    points = {point.name: point for point in _entry_points()}
+    points = {point.name: point for point in entry_points(ENTRY_POINTS)}
     found: dict[str, Path] = {}
     for name in wanted:
         get(name)
@@ -152,7 +152,3 @@ def score(metric: Metric, window: Window) -> tuple[float, float]:
             f"{type(error).__name__}: {error}",
             fix="it must return two numbers, the sums of the reference and of the artifact",
         ) from error
-
-
-def _entry_points() -> importlib.metadata.EntryPoints:
-    return importlib.metadata.entry_points(group=ENTRY_POINTS)

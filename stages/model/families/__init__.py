@@ -9,11 +9,9 @@ line in ``FAMILIES``, or an entry point of the group `ingot.families` of an inst
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import sys
 from typing import TYPE_CHECKING
 
+from ....artifacts.entry_points import entry_points
 from ....artifacts.errors import IntakeError, RequirementError, nearest
 from .architecture import (
     Activation,
@@ -43,6 +41,7 @@ from .roberta import roberta, xlm_roberta
 from .t5 import mt5, t5
 
 if TYPE_CHECKING:
+    import importlib.metadata
     from collections.abc import Callable, Collection, Mapping
 
 __all__ = [
@@ -91,7 +90,7 @@ def architecture(
     model_type, reader = config.get("model_type"), ConfigReader(config, where, tensor_names)
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type](reader)
-    if not isinstance(model_type, str) or model_type not in _entry_points().names:
+    if not isinstance(model_type, str) or model_type not in entry_points(GROUP).names:
         guess = nearest(str(model_type), names())
         hint = f"did you mean {guess}? " if guess else ""
         raise IntakeError(
@@ -99,17 +98,17 @@ def architecture(
             where=where,
             fix=f"{hint}known ones are {', '.join(names())}",
         )
-    return _installed(_entry_points()[model_type], reader)
+    return _installed(entry_points(GROUP)[model_type], reader)
 
 
 def names() -> tuple[str, ...]:
     """Every `model_type` that is known, built in or installed."""
-    return tuple(sorted({*FAMILIES, *_entry_points().names}))
+    return tuple(sorted({*FAMILIES, *entry_points(GROUP).names}))
 
 
 def plugin_versions() -> dict[str, str]:
     """The versions of the distributions that add families: what they describe enters whatever is built."""
-    return {point.dist.name: point.dist.version for point in _entry_points() if point.dist is not None}
+    return {point.dist.name: point.dist.version for point in entry_points(GROUP) if point.dist is not None}
 
 
 def _installed(point: importlib.metadata.EntryPoint, reader: ConfigReader) -> Architecture:
@@ -125,13 +124,3 @@ def _installed(point: importlib.metadata.EntryPoint, reader: ConfigReader) -> Ar
     if not isinstance(found, Architecture):
         raise RequirementError(f"the family {point.name} ({point.value}) gives no Architecture", fix=fix)
     return found
-
-
-def _entry_points() -> importlib.metadata.EntryPoints:
-    return _entry_points_on(tuple(sys.path))
-
-
-@functools.cache
-def _entry_points_on(_path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
-    """What is installed on a path; finding it reads the metadata of every distribution, hence once."""
-    return importlib.metadata.entry_points(group=GROUP)
