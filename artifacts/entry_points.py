@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import sys
+from typing import Any
 
 
 def entry_points(group: str) -> importlib.metadata.EntryPoints:
@@ -14,9 +15,11 @@ def entry_points(group: str) -> importlib.metadata.EntryPoints:
 
 @functools.cache
 def _of_group(group: str, path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
-    return _of_all_groups(path).select(group=group)
+    found: importlib.metadata.EntryPoints = _of_all_groups(path).select(group=group)
+    return found
 
 
 @functools.cache
-def _of_all_groups(_path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+def _of_all_groups(_path: tuple[str, ...]) -> Any:
+    """All entry points, of a type that has another name before Python 3.12 but the same `select`."""
     return importlib.metadata.entry_points()

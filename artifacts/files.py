@@ -120,6 +120,16 @@ def write_file(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file beside its place and renames it there, so that nobody reads half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def seal(root: Path) -> None:
     """Makes everything below ``root`` read-only; ``root`` itself stays writable, for a rename needs that."""
     for path in root.rglob("*"):

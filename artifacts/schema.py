@@ -65,7 +65,7 @@ def build(cls: type[T], values: Mapping[str, object], *, prefix: str = "", locat
     missing values.
     """
     known = {field.metadata.get("written") or name: field for name, field in fields(cls).items()}
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type] # every class can be hashed
     for name in values:
         if name not in known:
             raise unknown_name(name, known, prefix=prefix, where=locate(name))

@@ -83,6 +83,11 @@ class Plan:
         return sum(decision.state is state for decision in self.decisions.values())
 
     @property
+    def counts(self) -> str:
+        """How many nodes are in which state, in words."""
+        return ", ".join(f"{self.count(state)} {state}" for state in State if self.count(state))
+
+    @property
     def is_cached(self) -> bool:
         """Whether nothing has to run."""
         return all(decision.state is State.HIT for decision in self.decisions.values())

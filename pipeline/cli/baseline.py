@@ -31,9 +31,8 @@ def baseline_command() -> None:
 def save(places: tuple[str, ...], store: Path | None) -> None:
     """Pin what RUN (the newest by default) measured of each target in FILE."""
     from ...artifacts.errors import InputError
-    from ...artifacts.files import storage
+    from ...artifacts.files import storage, write_whole
     from ..baseline import pin, render
-    from ..report.publish import write_whole
 
     run, path = run_and_file(places)
     baseline = pin(*finished_run(run, store))

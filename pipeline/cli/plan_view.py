@@ -2,37 +2,96 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...artifacts import schema
-from ..plan import State
 from ..units import show_bytes, show_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..explain import KeyDiff
+    from ..graph import Node
     from ..plan import Decision, Plan
 
+COSTS = {"seconds": show_seconds, "max_rss_bytes": show_bytes}
 COLOURS = {"hit": "cyan", "run": "green", "pending": "yellow", "blocked": "red"}
 DEFAULT = "default"
 
 
 def show_plan(plan: Plan) -> str:
-    """One line a node (decision, stage, reason), what it cost last time, then notes and what is missing."""
+    """Two lines a node: decision, stage, reason and what it will take; below, why it is in the graph."""
     width = max(len(name) for name in plan.decisions)
     lines = []
     for name, decision in plan.decisions.items():
         node = plan.graph.nodes[name]
-        state = click.style(f"{decision.state.upper():<8}", fg=COLOURS[decision.state])
-        lines.append(f"{state} {name:<{width}}  {node.stage:<19} {decision.reason}{_expected(decision)}")
+        expected = expected_words(decision)
+        told = f"{decision.reason} ({expected})" if expected else decision.reason
+        lines.append(f"{_state(decision)} {name:<{width}}  {node.stage:<19} {told}")
         lines.append(f"{'':<8} {'':<{width}}  {click.style(node.reason, dim=True)}")
-    counts = ", ".join(f"{plan.count(state)} {state}" for state in State if plan.count(state))
-    lines += ["", f"{counts}{_total(plan)}"]
-    lines += [f"note: {note}" for note in plan.graph.notes]
-    lines += [f"missing: {each.name} — {each.fix}" for each in plan.missing]
-    lines += [f"short of: {each.name} — {each.fix}" for each in plan.short]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *closing_lines(plan)])
+
+
+def show_long(plan: Plan) -> str:
+    """Everything that is known of each node: key, reason, inputs, artifact, what it takes, its parameters."""
+    lines = []
+    for name, decision in plan.decisions.items():
+        node = plan.graph.nodes[name]
+        lines.append(f"{_state(decision)} {click.style(name, bold=True)}  ({node.stage})")
+        facts = {
+            "reason": decision.reason,
+            "why": node.reason,
+            "key": decision.key or "not known yet",
+            "takes": ", ".join(f"{source} as {key}" for key, source in node.inputs.items()) or "nothing",
+            "artifact": _artifact(decision),
+            "took": _took(decision),
+            "will take": _will_take(decision),
+        }
+        lines += [f"  {click.style(f'{title:<10}', dim=True)}{told}" for title, told in facts.items() if told]
+        lines += _parameters(node)
+        lines.append("")
+    return "\n".join([*lines, *closing_lines(plan)])
+
+
+def closing_lines(plan: Plan) -> list[str]:
+    """What every view of a plan ends with: counts and totals, notes, and what this machine lacks."""
+    return [
+        f"{plan.counts}{_total(plan)}",
+        *(f"note: {note}" for note in plan.graph.notes),
+        *(f"missing: {each.name} — {each.fix}" for each in plan.missing),
+        *(f"short of: {each.name} — {each.fix}" for each in plan.short),
+    ]
+
+
+def _state(decision: Decision) -> str:
+    return click.style(f"{decision.state.upper():<8}", fg=COLOURS[decision.state])
+
+
+def _artifact(decision: Decision) -> str:
+    if decision.artifact is None:
+        return ""
+    return f"{decision.artifact.digest} ({show_bytes(decision.artifact.record.size_bytes)})"
+
+
+def _took(decision: Decision) -> str:
+    """What a node's output cost when it was made, and which run made it."""
+    observed: Mapping[str, Any] = decision.action.observed if decision.action else {}
+    parts = [show(observed[name]) for name, show in COSTS.items() if name in observed]
+    run = [f"in the run {observed['run']}"] if "run" in observed else []
+    return ", ".join(parts + run)
+
+
+def _will_take(decision: Decision) -> str:
+    found = decision.expected
+    if found is None:
+        return ""
+    return (
+        f"{show_seconds(found.seconds)}, {show_seconds(found.cpu_seconds)} of CPU, "
+        f"{show_bytes(found.max_rss_bytes)} of memory at most, {show_bytes(found.output_bytes)} of disk; "
+        f"{found.basis}"
+    )
 
 
 def _total(plan: Plan) -> str:
@@ -47,11 +106,12 @@ def _total(plan: Plan) -> str:
     return f"; about {seconds}, {size} of disk, a node holds up to {memory}{basis}"
 
 
-def _expected(decision: Decision) -> str:
+def expected_words(decision: Decision) -> str:
+    """What a node will take in a few words; empty for one that has nothing to do."""
     found = decision.expected
     if found is None:
         return ""
-    return f" (about {show_seconds(found.seconds)}, {show_bytes(found.max_rss_bytes)}, {found.basis})"
+    return f"about {show_seconds(found.seconds)}, {show_bytes(found.max_rss_bytes)}, {found.basis}"
 
 
 def show_resolved(plan: Plan) -> str:
@@ -59,14 +119,18 @@ def show_resolved(plan: Plan) -> str:
     lines = []
     for name, node in plan.graph.nodes.items():
         lines.append(click.style(f"{name}  ({node.stage})", bold=True))
-        lines.extend(
-            f"  {key}: {_value(value)}  {click.style(node.origins.get(key, DEFAULT), dim=True)}"
-            for key, value in schema.to_plain(node.params).items()
-        )
+        lines += _parameters(node)
     for leaf in plan.graph.targets.values():
         lines.append(click.style(f"gates@{leaf.target}", bold=True))
         lines += [f"  {g.metric}.{g.rule}: {g.limit}  {click.style(g.origin, dim=True)}" for g in leaf.gates]
     return "\n".join(lines)
+
+
+def _parameters(node: Node) -> list[str]:
+    return [
+        f"  {key}: {_value(value)}  {click.style(node.origins.get(key, DEFAULT), dim=True)}"
+        for key, value in schema.to_plain(node.params).items()
+    ]
 
 
 def _value(value: object) -> str:

@@ -22,7 +22,13 @@ PLAIN = {
     "\N{MULTIPLICATION SIGN}": "x",
     "\N{CHECK MARK}": "+",
     "\N{BALLOT X}": "x",
+    "\N{MIDDLE DOT}": "-",
 }
+
+
+def plain(text: str) -> str:
+    """``text`` with the nearest plain characters for those that files and mail may garble."""
+    return text.translate({ord(letter): words for letter, words in PLAIN.items()})
 
 
 def never_fail() -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...artifacts.files import storage
+from ...artifacts.files import storage, write_whole
 from ..units import show, show_bytes
 from . import curves, heat
 from .figures import SWEEP_TITLES, Figure
 from .parts import percentiles
-from .publish import write_whole
 from .svg import Fragment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     import jinja2
 
@@ -45,10 +44,11 @@ def render_page(measured: Bench, *, command: str, environment: Mapping[str, str]
 @functools.cache
 def _template() -> jinja2.Template:
     from .templates import environment as new_environment
+    from .templates import stylesheet
 
     found = new_environment()
     found.filters |= {"show": show, "bytes": show_bytes}
-    found.globals |= {"style": Fragment(Path(__file__).with_name("style.css").read_text("utf-8"))}
+    found.globals |= {"style": Fragment(stylesheet())}
     return found.get_template("bench.html.j2")
 
 

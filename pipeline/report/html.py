@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..gate import Check, MetricResult, worst
 from ..metrics import QUALITY, metric_title, place_in_table
 from ..units import show, show_bytes, show_count, show_delta, show_interval, show_seconds, significant
 from . import figures, plots
-from .dag import dag
+from .dag import boxes_of, dag
 from .figures import Figure
 from .golden import golden_texts
 from .overview import alone, overviews
@@ -89,13 +88,14 @@ def render_html(report: RunReport) -> str:
         sweeps=list(figures.sweeps(report)),
         documents=list(_document_figures(report)),
         tools=_tools(report),
-        graph=dag(report.nodes),
+        graph=dag(boxes_of(report.nodes)),
     )
 
 
 @functools.cache
 def _template() -> jinja2.Template:
     from .templates import environment as new_environment
+    from .templates import stylesheet
 
     environment = new_environment()
     environment.filters |= {
@@ -104,7 +104,7 @@ def _template() -> jinja2.Template:
         "moment": _moment,
     }  # fmt: skip
     environment.globals |= {
-        "style": Fragment(Path(__file__).with_name("style.css").read_text("utf-8")),
+        "style": Fragment(stylesheet()),
         "words": WORDS, "sentences": SENTENCES, "headlines": headlines, "width_bar": plots.width_bar,
         "metric_title": metric_title, "quality_of": figures.quality_of,
     }  # fmt: skip

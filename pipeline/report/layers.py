@@ -54,6 +54,21 @@ def place(inputs: Mapping[str, Sequence[str]], box_height: float) -> Placement:
     )
 
 
+def reduced(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The graph without edges that others imply: those to what comes to a node by way of another input too.
+
+    inputs: node → the nodes it takes, in topological order; what is no node of the graph is left out.
+    """
+    above: dict[str, set[str]] = {}
+    kept = {}
+    for name, taken in inputs.items():
+        sources = [source for source in dict.fromkeys(taken) if source in above]
+        beyond = set().union(*(above[source] for source in sources))
+        kept[name] = [source for source in sources if source not in beyond]
+        above[name] = beyond.union(sources)
+    return kept
+
+
 def _chains(
     inputs: Mapping[str, Sequence[str]], depth: Mapping[str, int]
 ) -> dict[tuple[str, str], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ...artifacts.files import storage
+from ...artifacts.files import storage, write_whole
 from .html import render_html
 from .junit import render_junit
 from .markdown import render_markdown
@@ -47,16 +47,6 @@ def publish_report(report: RunReport, run_directory: Path, out: Path) -> Path:
                 write_whole(directory / name, text)
     append_step_summary(forms[MARKDOWN], os.environ)
     return out / HTML
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file beside its place and renames it there, so that nobody reads half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def append_step_summary(markdown: str, environment: Mapping[str, str]) -> None:

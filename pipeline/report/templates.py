@@ -44,6 +44,11 @@ def environment() -> jinja2.Environment:
     )
 
 
+def stylesheet() -> str:
+    """The style of a page, with that of the graph, which also stands in files of its own."""
+    return "".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("style.css", "graph.css"))
+
+
 def _cache() -> CompiledTemplates | None:
     try:
         return CompiledTemplates()

@@ -243,6 +243,41 @@ class TestPlans:
         assert set(plan["targets"]) == {"cpu-int8", "cpu-int4", "cpu-fp32"}
         assert plan["missing"] == []
 
+    def test_the_long_view_shows_all_that_is_known_of_each_node(self, workplace: Workplace) -> None:
+        nodes = workplace.outputs()
+        told = workplace.ingot("plan", "ingot.yaml", "--store", "st", "--long").out
+        assert told.count("\n  key       ") == len(nodes)
+        (run,) = workplace.store.runs()
+        part = told[told.index("quantize@cpu-int4  (quantize.rtn)") :].split("\n\n")[0]
+        assert "\n  takes     load as model\n" in part
+        assert f"\n  artifact  {nodes['quantize@cpu-int4']} (" in part
+        assert part.count(f" in the run {run}\n") == 1
+        assert "\n  bits: 4  profile cpu-int4 (cpu-int4.yaml:5)" in part
+        waiting = workplace.ingot("plan", "ingot.yaml", "--store", "empty", "--long").out
+        assert waiting.count("\n  key       not known yet\n") == len(nodes) - 1
+        assert waiting.count(" of memory at most, ") == len(nodes)
+
+    def test_the_graph_is_drawn_in_ascii_into_a_pipe_and_as_a_file(self, workplace: Workplace) -> None:
+        line = ("plan", "ingot.yaml", "--store", "st", "--graph", "--svg", "made/graph.svg")
+        told = workplace.ingot(*line).out
+        assert told.isascii()
+        assert [row.split()[-2] for row in told.splitlines()[:4]] == [
+            "load", "export@reference", "reference", "quantize@cpu-int8",
+        ]  # fmt: skip
+        assert told.splitlines()[0].startswith("* ")
+        assert told.rstrip().endswith("graph: made/graph.svg")
+        drawing = (workplace.directory / "made" / "graph.svg").read_text("utf-8")
+        assert drawing.count('class="node hit"') == len(workplace.outputs())
+        as_json = workplace.ingot(*line[:4], "--json", "--svg", "graph.svg")
+        assert len(as_json.json["nodes"]) == len(workplace.outputs())
+        assert as_json.err == "graph: graph.svg\n"
+
+    def test_two_views_and_a_drawing_of_another_kind_are_refused(self, workplace: Workplace) -> None:
+        line = ("plan", "ingot.yaml", "--store", "st")
+        workplace.ingot(*line, "--graph", "--long").refuses("--graph and --long are two views", "ask for one")
+        workplace.ingot(*line, "--svg", "graph.png").refuses("graph.png is not the name of a drawing", ".svg")
+        assert not (workplace.directory / "graph.png").exists()
+
     def test_explain_names_what_changed_old_and_new(self, workplace: Workplace) -> None:
         line = ("explain", "ingot.yaml", "quantize@cpu-int4", "--store", "st")
         assert workplace.ingot(*line).out == (

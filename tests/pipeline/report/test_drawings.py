@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ingot.pipeline.report import plots
-from ingot.pipeline.report.dag import dag
+from ingot.pipeline.report.dag import boxes_of, dag
 from ingot.pipeline.report.layers import GAP, place
 from ingot.pipeline.report.svg import Fragment, Scale, padded, tag
 
@@ -116,12 +116,12 @@ def test_an_edge_that_other_edges_imply_is_not_drawn(samples: ModuleType) -> Non
     nodes = samples.nodes("cpu")
     cost = nodes[-1]
     more = dataclasses.replace(cost, inputs={**cost.inputs, "source": "load"})
-    edges = [ET.fromstring(dag(drawn)).findall("path") for drawn in (nodes, (*nodes[:-1], more))]
+    edges = [ET.fromstring(dag(boxes_of(drawn))).findall("path") for drawn in (nodes, (*nodes[:-1], more))]
     assert len(edges[0]) == len(edges[1]) == 8
 
 
 def test_the_graph_names_every_node_with_its_time_and_state(samples: ModuleType) -> None:
-    drawing = ET.fromstring(dag(samples.nodes("cpu")))
+    drawing = ET.fromstring(dag(boxes_of(samples.nodes("cpu"))))
     words = [element.text for element in drawing.iter("text")]
     for node in samples.nodes("cpu"):
         assert node.name in words
