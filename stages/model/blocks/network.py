@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..families import Linear
 from . import parts
 from .layer import Blocks, Keep, Run
 from .tensors import BlockTensors
@@ -40,13 +41,13 @@ class State:
 class Step:
     """One step of the walk. run: the coroutine that takes a batch and its state on; see `layer.py`.
 
-    is_tail: the step gives logits instead of states.
+    linears: the maps that it stops at.    is_memory: what it gives is what a decoder attends to.
     """
 
     name: str
     run: Callable[[BlockTensors, Keep, Batch, State], Run]
+    linears: tuple[Linear, ...] = ()
     is_memory: bool = False
-    is_tail: bool = False
 
 
 def steps(model: Architecture) -> Iterator[Step]:
@@ -55,18 +56,22 @@ def steps(model: Architecture) -> Iterator[Step]:
         yield from _half(model.encoder, "encoder.", of_source=True)
         yield Step("encoder.end", partial(_finish, model.encoder), is_memory=True)
     yield from _half(model, "", of_source=False)
-    yield Step("head", partial(_head, model), is_tail=True)
+    yield Step("head", partial(_head, model), _present(model.embedding_out, model.head))
 
 
-def advance(step: Step, state: State, found: torch.Tensor) -> State:
-    """The state behind a step that gave ``found``."""
-    return State(found, found) if step.is_memory else replace(state, hidden=found)
+def advance(step: Step, memory: torch.Tensor | None, found: torch.Tensor) -> State:
+    """The state behind a step that gave ``found``; memory: that of the state before it."""
+    return State(found, found if step.is_memory else memory)
 
 
 def _half(model: Architecture, prefix: str, *, of_source: bool) -> Iterator[Step]:
-    yield Step(f"{prefix}embedding", partial(_enter, model, of_source))
+    yield Step(f"{prefix}embedding", partial(_enter, model, of_source), _present(model.embedding_in))
     for layer in model.layers:
-        yield Step(f"{prefix}layers.{layer.index}", partial(_layer, model, layer, of_source))
+        yield Step(f"{prefix}layers.{layer.index}", partial(_layer, model, layer, of_source), layer.linears)
+
+
+def _present(*linears: Linear | None) -> tuple[Linear, ...]:
+    return tuple(linear for linear in linears if linear is not None)
 
 
 def _enter(

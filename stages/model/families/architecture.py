@@ -159,6 +159,14 @@ class Layer:
     attention_post_norm: Norm | None = None
     feed_forward_post_norm: Norm | None = None
 
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The maps that may be quantized, in the order of computation."""
+        found: list[Linear] = []
+        for attention in (self.attention, self.cross_attention):
+            found += [*attention.inputs, attention.output] if attention else []
+        return (*found, *self.feed_forward.linears)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -239,9 +247,7 @@ class Architecture:
         found: list[Linear | None] = list(self.encoder.linears) if self.encoder else []
         found.append(self.embedding_in)
         for layer in self.layers:
-            for attention in (layer.attention, layer.cross_attention):
-                found += [*attention.inputs, attention.output] if attention else []
-            found += layer.feed_forward.linears
+            found += layer.linears
         found += [self.embedding_out, self.head]
         return tuple(linear for linear in found if linear is not None)
 
@@ -250,3 +256,11 @@ class Architecture:
         """Linear weights that are never quantized: the routers of mixtures."""
         mixtures = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Mixture)]
         return tuple(linear for mixture in mixtures for linear in mixture.gates)
+
+    @property
+    def routed(self) -> frozenset[str]:
+        """The weights of the experts of mixtures, each of which sees some of the tokens alone."""
+        mixtures = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Mixture)]
+        return frozenset(
+            linear.name for mixture in mixtures for expert in mixture.experts for linear in expert.linears
+        )

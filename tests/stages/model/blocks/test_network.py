@@ -34,7 +34,7 @@ def walk(directory: Path, visit: Callable[[Any, Seen], None] | None = None, leng
                 try:
                     seen = next(run)
                 except StopIteration as stop:
-                    state = advance(step, state, stop.value)
+                    state = advance(step, state.memory, stop.value)
                     break
                 if visit is not None:
                     visit(tensors, seen)
