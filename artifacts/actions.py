@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .clock import mark
 from .digest import canonical_json, digest_json
 from .errors import StoreError
 from .faults import fault
@@ -52,16 +53,25 @@ def read_all(folder: Path) -> Iterator[Action]:
 
 def keys(folder: Path) -> list[str]:
     """The keys that have a record, readable or not, in order."""
-    return sorted(path.stem for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path.stem for path in _paths(folder))
 
 
-def write(folder: Path, action: Action) -> Action:
-    """Puts a record in its place, whole, and on the disk when this returns."""
+def newest_keys(folder: Path) -> list[str]:
+    """The keys that have a record, readable or not, the last written first."""
+    return [path.stem for path in sorted(_paths(folder), key=lambda path: -path.stat().st_mtime_ns)]
+
+
+def write(folder: Path, action: Action, time_ns: int) -> Action:
+    """Puts a record in its place, whole, and on the disk when this returns.
+
+    time_ns: when, by the clock of the store; it orders the records.
+    """
     value = action.to_json()
     value["sha256"] = digest_json(value)
     temporary = folder / f".{unique_name()}"
     try:
         write_file(temporary, canonical_json(value))
+        mark(temporary, time_ns)
         fault("record.written")
         temporary.rename(path_of(folder, action.key))
     finally:
@@ -81,6 +91,10 @@ def with_divergence(kept: Action, other: Action) -> Action:
     if entry not in entries:
         entries.append(entry)
     return replace(kept, observed={**kept.observed, "divergence": entries})
+
+
+def _paths(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _parse(data: bytes) -> Action:

@@ -6,6 +6,7 @@ INGOT_FAULT is a list, separated by commas, of ``place`` or ``place=effect`` or 
 - an effect is ``kill`` (the default: SIGKILL leaves no chance to clean up, so what the next process finds is
   what a crash would have left), ``eio``, ``enospc``, and for ``write`` also ``short`` (half of the bytes are
   written, which the caller has to notice) and ``torn`` (half are written, then the process is killed);
+- the place ``clock`` has one effect, ``back``: from that reading on, the clock stands a year earlier;
 - n counts passes of the place in this process from 1, the default.
 """
 
@@ -15,6 +16,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,10 +42,12 @@ QUARANTINE = ("quarantine.moved", "quarantine.noted")
 JOURNAL = ("journal.created", "journal.planned", "journal.written", "journal.synced")
 LABELS = (*PUBLISH, *RECORD, *COLLECT, *QUARANTINE, *JOURNAL)
 
-WRITE, SYNC = "write", "fsync"
-OPERATIONS = (WRITE, SYNC)
-KILL, SHORT, TORN = "kill", "short", "torn"
+WRITE, SYNC, CLOCK = "write", "fsync", "clock"
+OPERATIONS = (WRITE, SYNC, CLOCK)
+KILL, SHORT, TORN, BACK = "kill", "short", "torn", "back"
+YEAR_NS = 365 * 24 * 3600 * 10**9
 ERRORS = {"eio": errno.EIO, "enospc": errno.ENOSPC}
+EFFECTS = {WRITE: (KILL, *ERRORS, SHORT, TORN), CLOCK: (BACK,)}
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Order:
     place: str
     effect: str
     nth: int
+
+    def is_due(self, place: str, nth: int) -> bool:
+        """Whether it is for this pass; a clock that went back stays there."""
+        return self.place == place and (nth == self.nth or (place == CLOCK and nth > self.nth))
 
 
 class _Orders:
@@ -70,7 +78,7 @@ class _Orders:
             if text != self._text:
                 self._text, self._orders, self._passed = text, parse(text), {}
             self._passed[place] = nth = self._passed.get(place, 0) + 1
-            return next((o.effect for o in self._orders if (o.place, o.nth) == (place, nth)), None)
+            return next((o.effect for o in self._orders if o.is_due(place, nth)), None)
 
 
 _ORDERS = _Orders()
@@ -83,7 +91,7 @@ def parse(text: str) -> tuple[Order, ...]:
         place, _, rest = entry.strip().partition("=")
         effect, _, count = rest.partition("@")
         effect = effect or KILL
-        known = (KILL, *ERRORS, SHORT, TORN) if place == WRITE else (KILL, *ERRORS)
+        known = EFFECTS.get(place, (KILL, *ERRORS))
         if place not in (*LABELS, *OPERATIONS) or effect not in known or not (count or "1").isdigit():
             raise ValueError(f"{VARIABLE}: {entry!r} is no place, or no effect that can be had there")
         orders.append(Order(place, effect, int(count or 1)))
@@ -110,6 +118,11 @@ def sync(descriptor: int, call: Callable[[int], None] | None = None) -> None:
     """os.fsync, or another ``call`` that waits for the disk, unless it is to fail."""
     _happen(_due(SYNC))
     (call or os.fsync)(descriptor)
+
+
+def time_ns() -> int:
+    """time.time_ns, unless the clock is to go back: nanoseconds since 1970, UTC."""
+    return time.time_ns() - (YEAR_NS if _due(CLOCK) == BACK else 0)
 
 
 def _due(place: str) -> str | None:

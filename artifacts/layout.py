@@ -8,7 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from . import locks
+from . import faults, locks
 from .digest import canonical_json
 from .errors import StoreError
 from .files import READ_ONLY, remove_tree, unique_name, write_all, write_file
@@ -90,7 +90,8 @@ def sweep(folder: Path) -> tuple[str, ...]:
 
 def journal(root: Path, event: str, **details: object) -> dict[str, object]:
     """Appends one line (event, UTC time, details) to the store's journal and returns it as a mapping."""
-    value = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **details}
+    now = time.gmtime(faults.time_ns() // 10**9)
+    value = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", now), **details}
     descriptor = os.open(root / JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         size = os.fstat(descriptor).st_size

@@ -158,6 +158,7 @@ class Outbox:
         stats.remember_tree(
             self._store.stat_entry(digest), {name: stats.signature(s) for name, s in found.items()}
         )
+        self._store.touch(digest)
         fault("publish.remembered")
         return Artifact(digest, record, tree / PAYLOAD)
 

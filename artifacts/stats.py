@@ -10,9 +10,10 @@ import contextlib
 import json
 import os
 import stat
-import time
 from typing import TYPE_CHECKING
 
+from . import faults
+from .clock import mark
 from .digest import digest_bytes, digest_stream
 from .errors import DataError
 from .files import unique_name
@@ -47,10 +48,10 @@ def remember_tree(path: Path, signatures: Mapping[str, Signature]) -> None:
         _save(path, {name: list(entry) for name, entry in signatures.items()})
 
 
-def touch(path: Path) -> None:
-    """Notes that an entry was used now: its mtime tells gc what to remove first."""
+def touch(path: Path, time_ns: int) -> None:
+    """Notes that an entry was used at ``time_ns``: its mtime tells gc what to remove first."""
     with contextlib.suppress(OSError):  # a read-only store cannot remember uses, and is never collected
-        os.utime(path)
+        mark(path, time_ns)
 
 
 def digest_of(source: Path, folder: Path) -> str:
@@ -66,7 +67,7 @@ def digest_of(source: Path, folder: Path) -> str:
 
 def _digest_of(source: Path, folder: Path) -> str:
     entry = folder / f"{digest_bytes(os.fsencode(source))}.json"
-    began = time.time_ns()
+    began = faults.time_ns()
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", buffering=0) as stream:
         status = os.fstat(descriptor)
@@ -74,7 +75,7 @@ def _digest_of(source: Path, folder: Path) -> str:
             raise DataError(f"{source.name} is not a regular file", where=str(source))
         known = _load_file(entry)
         if known is not None and known[0] == signature(status):
-            touch(entry)
+            touch(entry, faults.time_ns())
             return known[1]
         sha256 = digest_stream(stream)
         if signature(os.fstat(descriptor)) != signature(status):

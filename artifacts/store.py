@@ -11,6 +11,7 @@ Below its root (`~/.cache/ingot`, INGOT_STORE or --store)::
     pins/<sha256>           artifacts that gc must keep, and why
     tmp/ trash/ locks/      outboxes; what is corrupt or collected; flock'ed files
     journal.jsonl           what was set aside or collected
+    clock                   its mtime is the last time the store gave; see clock.py
 
 One directory may serve many processes at once: whatever appears does so by one rename, whole.
 """
@@ -26,10 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import actions, layout, locks, stats
-from .digest import canonical_json
+from .clock import store_time_ns
+from .digest import canonical_json, digest_bytes
 from .errors import CorruptError, DataError, StoreError
 from .faults import fault
-from .files import NO_SPACE, READ_ONLY, remove_tree, storage, unique_name
+from .files import NO_SPACE, READ_ONLY, remove_tree, storage, storage_error, unique_name
 from .hashing import HashingFile, copy_file
 from .layout import check_name
 from .manifest import Action, Artifact
@@ -124,8 +126,12 @@ class Store:
         if artifact is None:
             log.warning("the output of %s is missing or corrupt and has to be built again", action.node)
             return None
-        stats.touch(self.stat_entry(artifact.digest))
+        self.touch(artifact.digest)
         return action, artifact
+
+    def touch(self, digest: str) -> None:
+        """Notes that an artifact was used now, which gc goes by."""
+        stats.touch(self.stat_entry(digest), store_time_ns(self.root))
 
     def action(self, key: str) -> Action | None:
         """The record of ``key``, or None when :meth:`lookup` finds nothing."""
@@ -140,6 +146,10 @@ class Store:
         """Every readable action record, in the order of the keys."""
         return actions.read_all(self.root / "actions")
 
+    def newest_keys(self) -> list[str]:
+        """The keys of all action records, readable or not, the last written first."""
+        return actions.newest_keys(self.root / "actions")
+
     def record(self, action: Action) -> Action:
         """Writes an action record and returns the one that now holds: the first publisher of a key wins.
 
@@ -149,13 +159,14 @@ class Store:
         folder = self.root / "actions"
         with self._locked(locks.exclusive, self.root / "locks" / layout.RECORD_LOCK), storage(folder):
             first = actions.read(folder, action.key)
-            if first is None:
-                return actions.write(folder, action)
-            if first.output == action.output:
+            if first is not None and first.output == action.output:
                 return first
-            if self.artifact(first.output) is not None:
-                return actions.write(folder, actions.with_divergence(first, action))
-            return actions.write(folder, actions.with_divergence(action, first))
+            kept = action
+            if first is not None:
+                is_here = self.artifact(first.output) is not None
+                kept, other = (first, action) if is_here else (action, first)
+                kept = actions.with_divergence(kept, other)
+            return actions.write(folder, kept, store_time_ns(self.root))
 
     def key_lock(self, name: str) -> Path:
         """The file behind :meth:`lock`."""
@@ -164,6 +175,10 @@ class Store:
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Holds the lock called ``name``, waiting for others; it saves double work and guards nothing."""
         return self._locked(locks.exclusive, self.key_lock(name))
+
+    def lock_of(self, directory: Path) -> AbstractContextManager[None]:
+        """Holds the lock of a directory outside of the store, for which those who write there take turns."""
+        return self.lock(digest_bytes(str(directory.resolve()).encode()))
 
     def shared_use(self) -> AbstractContextManager[None]:
         """Keeps gc away; a run holds it from start to end."""
@@ -276,7 +291,10 @@ class Store:
         raise StoreError("a corrupt artifact cannot be moved out of the way", where=str(self.trees / digest))
 
     def quarantine(self, digest: str, reason: str) -> None:
-        """Moves a tree to the trash, with the reason beside it, in the journal and in the log."""
+        """Moves a tree to the trash, with the reason beside it, in the journal and in the log.
+
+        Raises StoreError for a disk that fails; one that is full or read-only is put up with.
+        """
         name = f"{digest}-{unique_name()}"
         log.warning("artifact %s is corrupt (%s) and is set aside", digest[:12], reason)
         try:
@@ -290,7 +308,7 @@ class Store:
             return  # another process was faster
         except OSError as error:
             if error.errno not in (*READ_ONLY, *NO_SPACE):  # what cannot be moved is not served either
-                raise
+                raise storage_error(error, self.trees / digest) from error
 
     def _corrupt(self, artifact: Artifact, reason: str) -> CorruptError:
         self.quarantine(artifact.digest, reason)

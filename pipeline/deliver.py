@@ -82,7 +82,7 @@ def deliver_targets(
         for name, target in report.targets.items()
     }
     delivered = replace(report, targets=targets)
-    with store.lock(digest_bytes(str(out.resolve()).encode())), storage(out):
+    with store.lock_of(out), storage(out):
         check_places(out, targets)
         _sweep(out)
         for name, target in targets.items():

@@ -40,10 +40,7 @@ class History:
     @cached_property
     def actions(self) -> tuple[Action, ...]:
         """Every readable record, as many as "the last time" can mean."""
-        folder = self.store.root / "actions"
-        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        found = (self.store.read_action(path.stem) for path in paths[:MOST_RECORDS])
+        found = (self.store.read_action(key) for key in self.store.newest_keys()[:MOST_RECORDS])
         return tuple(action for action in found if action is not None)
 
     @cached_property

@@ -48,12 +48,12 @@ class RunRow:
 
 
 def artifacts(store: Store) -> list[ArtifactRow]:
-    """The artifacts of the store, newest first."""
+    """The artifacts of the store, the last made first; those that no record leads to come last."""
     makers: dict[str, Action] = {}
-    for action in store.actions():
-        known = makers.get(action.output)
-        if known is None or _finished(action) > _finished(known):
-            makers[action.output] = action
+    for action in map(store.read_action, store.newest_keys()):
+        if action is not None:
+            makers.setdefault(action.output, action)
+    order = {digest: place for place, digest in enumerate(makers)}
     rows = []
     for digest in store.digests():
         artifact = store.artifact(digest)
@@ -61,7 +61,7 @@ def artifacts(store: Store) -> list[ArtifactRow]:
             maker = makers.get(digest)
             node, made = (maker.node, _finished(maker)) if maker else ("", "")
             rows.append(ArtifactRow(digest, artifact.kind, artifact.record.size_bytes, node, made))
-    return sorted(rows, key=lambda row: row.made, reverse=True)
+    return sorted(rows, key=lambda row: order.get(row.digest, len(order)))
 
 
 def runs(store: Store) -> list[RunRow]:

@@ -10,17 +10,18 @@ import contextlib
 import datetime as dt
 import json
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..artifacts.errors import CorruptError, StoreError
-from ..artifacts.faults import fault, sync
-from ..artifacts.files import storage, write_all
+from ..artifacts.faults import fault, sync, time_ns
+from ..artifacts.files import storage, unique_name, write_all
 from .events import Event, Heartbeat, NodeFinished, Progress, RunFinished, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -28,6 +29,7 @@ PLAN = "plan.json"
 EVENTS = "events.jsonl"
 LOGS = "logs"
 UNKEPT = (Progress, Heartbeat)
+MILLISECOND_NS = 10**6
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,17 @@ class Entry:
 
 def utc_now() -> str:
     """The time as records state it: ISO 8601 in UTC, to the millisecond."""
-    now = dt.datetime.now(dt.UTC)
-    return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
+    return _iso(time_ns() // MILLISECOND_NS)
 
 
-def new_run_id() -> str:
-    """A run's name: its start in UTC to the millisecond, so that names sort by time, and random digits."""
-    stamp = utc_now().replace("-", "").replace(":", "").replace(".", "")
+def new_run_id(runs: Iterable[str] = ()) -> str:
+    """A run's name: its start in UTC to the millisecond, so that names sort by time, and random digits.
+
+    runs: the names there are. Where the clock stands before the newest, having been set back, the new name
+    has the millisecond after that one instead: the run that was started last is the last one by name.
+    """
+    newest = max(map(_started_ms, runs), default=0)
+    stamp = re.sub(r"[-:.]", "", _iso(max(time_ns() // MILLISECOND_NS, newest + 1)))
     return f"{stamp}-{secrets.token_hex(3)}"
 
 
@@ -70,7 +76,7 @@ class Journal:
             except FileExistsError as error:
                 raise StoreError("this run has a journal already", where=str(directory)) from error
             fault("journal.created")
-            (directory / PLAN).write_text(json.dumps(plan, indent=2, ensure_ascii=False), encoding="utf-8")
+            _write_plan(directory, json.dumps(plan, indent=2, ensure_ascii=False).encode())
             fault("journal.planned")
             (directory / LOGS).mkdir(exist_ok=True)
         return Journal(directory, descriptor)
@@ -147,6 +153,32 @@ def read_plan(directory: Path) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise CorruptError("the plan of this run is not an object", where=str(path))
     return value
+
+
+def _write_plan(directory: Path, data: bytes) -> None:
+    temporary = directory / f".{unique_name()}"
+    try:
+        with temporary.open("xb") as stream:  # not synced: a run that finds everything waits for no disk
+            write_all(stream.fileno(), data)
+        temporary.rename(directory / PLAN)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _iso(milliseconds: int) -> str:
+    """A time since 1970 in ISO 8601; in whole numbers, which floats would round."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{rest:03d}Z"
+
+
+def _started_ms(run: str) -> int:
+    """The time in a run's name, in milliseconds since 1970; 0 for a name of another form."""
+    found = re.match(r"(\d{8}T\d{6})(\d{3})Z-", run)
+    try:
+        moment = dt.datetime.strptime(f"{found[1]}+0000", "%Y%m%dT%H%M%S%z") if found else None
+    except ValueError:
+        moment = None
+    return int(moment.timestamp()) * 1000 + int(found[2]) if found and moment else 0
 
 
 def _ends_work(event: Event) -> bool:

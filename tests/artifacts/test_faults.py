@@ -11,8 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from ingot.artifacts import faults, layout, locks
+from ingot.artifacts import clock, faults, layout, locks
 from ingot.artifacts.errors import StoreError
+from ingot.artifacts.files import size_of
 from ingot.artifacts.manifest import Action
 from ingot.artifacts.store import Store
 
@@ -36,6 +37,16 @@ print(store.record(Action("k", "load", {}, artifact.digest, {})).output)
 """
 
 
+# Calls of the disk while `build` builds: every write, and every wait for the disk, that it makes.
+DISK = [f"write@{nth}" for nth in range(1, 5)] + [f"fsync@{nth}" for nth in range(1, 10)]
+
+
+def failing(place: str, effect: str) -> str:
+    """The order that makes ``place``, or its nth pass after an @, fail."""
+    place, _, nth = place.partition("@")
+    return f"{place}={effect}@{nth or 1}"
+
+
 def build(store: Store) -> str:
     with store.outbox() as outbox:
         with outbox.create("model") as file:
@@ -54,13 +65,15 @@ class TestHarness:
             ("publish.renamed=kill", [("publish.renamed", "kill", 1)]),
             ("write=enospc@3,fsync=eio", [("write", "enospc", 3), ("fsync", "eio", 1)]),
             ("write=torn@2", [("write", "torn", 2)]),
+            ("clock=back@3", [("clock", "back", 3)]),
         ],
     )
     def test_the_variable_names_places_effects_and_passes(self, text, expected):
         assert [(o.place, o.effect, o.nth) for o in faults.parse(text)] == expected
 
     @pytest.mark.parametrize(
-        "text", ["publish.nowhere", "write=explode", "fsync=torn", "publish.renamed=short", "write=eio@x"]
+        "text",
+        ["publish.nowhere", "write=explode", "fsync=torn", "publish.renamed=short", "write=eio@x", "clock"],
     )
     def test_what_does_not_exist_is_refused(self, text):
         with pytest.raises(ValueError, match="is no place, or no effect"):
@@ -77,6 +90,13 @@ class TestHarness:
                     outcomes.append(error.strerror)
         assert outcomes == [4, "Input/output error", 4]
 
+    def test_a_clock_that_went_back_stays_there(self, monkeypatch):
+        monkeypatch.setenv(faults.VARIABLE, "clock=back@2")
+        times = [faults.time_ns() for _ in range(4)]
+        year = 365 * 24 * 3600 * 10**9
+        assert times[0] > times[1] + year / 2
+        assert times[1] <= times[2] <= times[3] < times[0] - year / 2
+
     def test_a_short_write_writes_half(self, monkeypatch, tmp_path):
         monkeypatch.setenv(faults.VARIABLE, "write=short")
         with (tmp_path / "file").open("wb") as stream:
@@ -85,13 +105,13 @@ class TestHarness:
 
 
 @pytest.mark.parametrize("effect", ["eio", "enospc"])
-@pytest.mark.parametrize("place", [*faults.PUBLISH, *faults.RECORD, "fsync"])
+@pytest.mark.parametrize("place", [*faults.PUBLISH, *faults.RECORD, *DISK])
 def test_an_error_at_any_step_is_one_clear_error_and_the_next_try_gives_the_same(
     store, tmp_path, monkeypatch, place, effect
 ):
     expected = build(Store.open(tmp_path / "undisturbed"))
     with monkeypatch.context() as patch:
-        patch.setenv(faults.VARIABLE, f"{place}={effect}")
+        patch.setenv(faults.VARIABLE, failing(place, effect))
         with pytest.raises(StoreError) as caught:
             build(store)
     assert ("no space left" if effect == "enospc" else "Input/output error") in str(caught.value)
@@ -99,6 +119,20 @@ def test_an_error_at_any_step_is_one_clear_error_and_the_next_try_gives_the_same
     assert list((store.root / "actions").glob(".*")) == []
     assert store.verify().sound
     assert build(store) == expected
+
+
+def test_the_matrix_above_has_every_call_of_the_disk(store, monkeypatch):
+    passed = {faults.WRITE: 0, faults.SYNC: 0}
+    for name in passed:
+        real = getattr(faults, "write" if name == faults.WRITE else "sync")
+
+        def counted(*arguments, name=name, real=real):
+            passed[name] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(faults, real.__name__, counted)
+    build(store)
+    assert [f"{name}@{nth}" for name, count in passed.items() for nth in range(1, count + 1)] == DISK
 
 
 @pytest.mark.parametrize("nth", range(1, 8))
@@ -127,6 +161,51 @@ def flip(store: Store, digest: str) -> Path:
     path.chmod(0o644)
     path.write_bytes(b"X" + path.read_bytes()[1:])
     return path
+
+
+@pytest.mark.parametrize("effect", ["eio", "enospc"])
+@pytest.mark.parametrize("place", [*faults.COLLECT, faults.WRITE])
+def test_a_collector_that_the_disk_stops_says_so_serves_all_it_kept_and_the_next_one_finishes(
+    store, publish, monkeypatch, place, effect
+):
+    for number in range(3):
+        publish(store, key=f"k{number}", weights=str(number) * 1000)
+    kept = store.lookup("k2")
+    bound = size_of(store.root) - 2000
+    with monkeypatch.context() as patch:
+        patch.setenv(faults.VARIABLE, f"{place}={effect}")
+        with pytest.raises(StoreError) as caught:
+            store.gc(bound)
+    assert ("no space left" if effect == "enospc" else "Input/output error") in str(caught.value)
+    assert store.verify().sound
+    report = store.gc(bound)
+    assert report.within_limit
+    assert store.verify().dangling == ()
+    assert store.lookup("k2") == kept
+    assert list((store.root / "trash").iterdir()) == []
+
+
+@pytest.mark.parametrize("effect", ["eio", "enospc"])
+@pytest.mark.parametrize("place", [*faults.QUARANTINE, faults.WRITE])
+def test_a_corrupt_tree_that_the_disk_does_not_let_us_set_aside_is_not_served(
+    store, publish, monkeypatch, caplog, place, effect
+):
+    artifact = publish(store, key="k", weights="0123456789")
+    time.sleep(0.02)
+    flip(store, artifact.digest)
+    with monkeypatch.context() as patch:
+        patch.setenv(faults.VARIABLE, f"{place}={effect}")
+        if effect == "eio":
+            with pytest.raises(StoreError, match="Input/output error"):
+                store.lookup("k")
+        else:
+            assert store.lookup("k") is None
+    assert "is corrupt" in caplog.text
+    assert store.lookup("k") is None
+    assert publish(store, key="k", weights="0123456789") == artifact
+    assert store.verify().sound
+    store.gc()
+    assert list((store.root / "trash").iterdir()) == []
 
 
 @pytest.mark.parametrize("label", faults.QUARANTINE)
@@ -173,11 +252,34 @@ class TestClockThatGoesBack:
         os.utime(path, (1, 1))
         assert store.file_digest(path) != first
         # The clock of this process stands before the file's: nothing may be remembered then.
-        monkeypatch.setattr("ingot.artifacts.stats.time.time_ns", lambda: 1)
+        monkeypatch.setattr("ingot.artifacts.faults.time.time_ns", lambda: 1)
         path.write_text("six")
         digest = store.file_digest(path)
         assert store.file_digest(path) == digest
         assert digest != first
+
+    def test_records_and_uses_count_as_later_than_those_before_them(self, store, publish, monkeypatch):
+        publish(store, key="a", weights="a" * 500)
+        publish(store, key="b", weights="b" * 500)
+        assert store.newest_keys() == ["b", "a"]
+        monkeypatch.setenv(faults.VARIABLE, "clock=back")
+        publish(store, key="c", weights="c" * 500)
+        assert store.newest_keys() == ["c", "b", "a"]
+        store.lookup("a")
+        for gone, left in (("b", 2), ("c", 1), ("a", 0)):  # from the least recently used on
+            (tree,) = store.gc(size_of(store.root) - 400).trees
+            assert gone not in store.newest_keys()
+            assert len(store.digests()) == left
+            assert tree not in store.digests()
+
+    def test_the_clock_of_a_store_goes_on_where_the_system_s_went_back(self, store, monkeypatch):
+        first = clock.store_time_ns(store.root)
+        assert abs(first - time.time_ns()) < 60 * 10**9
+        monkeypatch.setenv(faults.VARIABLE, "clock=back")
+        times = [clock.store_time_ns(store.root) for _ in range(3)]
+        assert first < times[0] < times[1] < times[2] < first + 10**9
+        monkeypatch.delenv(faults.VARIABLE)
+        assert clock.store_time_ns(store.root) > times[2]
 
     def test_artifacts_used_in_the_future_are_kept_and_collected_like_others(self, store, publish):
         future, past = publish(store, key="a", weights="a" * 500), publish(store, key="b", weights="b" * 500)

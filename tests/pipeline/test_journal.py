@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ingot.artifacts import faults
 from ingot.artifacts.errors import CorruptError, StoreError
 from ingot.pipeline import events, journal
 from ingot.pipeline.journal import Journal
@@ -136,6 +137,38 @@ def test_run_ids_sort_by_time_and_can_name_a_run_in_a_store(store: object) -> No
     assert store.run_dir(ids[0]).name == ids[0]
 
 
+def test_a_run_started_after_the_clock_went_back_still_is_the_last_one_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = [journal.new_run_id()]
+    before.append(journal.new_run_id(before))
+    monkeypatch.setenv("INGOT_FAULT", "clock=back")
+    after = [*before]
+    for _ in range(3):
+        after.append(journal.new_run_id(after))
+    assert after == sorted(after)
+    assert len({name.rpartition("-")[0] for name in after}) == len(after)
+    assert journal.new_run_id() < before[0]
+
+
+def test_names_that_are_no_run_ids_do_not_hold_up_new_ones() -> None:
+    odd = ["r", "zzz", "20260101", "99999999T999999999Z-abcdef", "20260230T000000000Z-abcdef"]
+    assert journal.new_run_id(odd)[:2] == "20"
+    assert journal.new_run_id(odd) > "20260101T"
+
+
+@pytest.mark.parametrize(
+    ("last", "following"),
+    [
+        ("20991231T235959998Z", "20991231T235959999Z"),
+        ("20991231T235959999Z", "21000101T000000000Z"),
+        ("20980228T235959999Z", "20980301T000000000Z"),
+    ],
+)
+def test_the_millisecond_after_is_that_of_the_calendar(last: str, following: str) -> None:
+    assert journal.new_run_id([f"{last}-abcdef"]).rpartition("-")[0] == following
+
+
 @pytest.mark.parametrize("effect", ["enospc", "eio"])
 def test_a_line_that_the_disk_refuses_is_an_error_and_leaves_the_journal_readable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effect: str
@@ -150,16 +183,19 @@ def test_a_line_that_the_disk_refuses_is_an_error_and_leaves_the_journal_readabl
     assert tuple(entry.event for entry in journal.read(tmp_path)) == (STORY[0], STORY[3])
 
 
-@pytest.mark.parametrize("place", ["journal.synced=eio", "fsync=enospc", "journal.created=eio"])
+@pytest.mark.parametrize("effect", ["eio", "enospc"])
+@pytest.mark.parametrize("place", [*faults.JOURNAL, "fsync", "write"])
 def test_a_journal_that_cannot_be_kept_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, effect: str
 ) -> None:
-    monkeypatch.setenv("INGOT_FAULT", place)
-    with pytest.raises(StoreError):
+    monkeypatch.setenv("INGOT_FAULT", f"{place}={effect}")
+    with pytest.raises(StoreError, match="no space" if effect == "enospc" else "Input/output error"):
         written(tmp_path)
+    assert list(tmp_path.glob(".*")) == []
+    assert len(journal.read(tmp_path)) <= len(STORY)  # what is there can be read
 
 
-@pytest.mark.parametrize("place", ["journal.written", "journal.synced", "write=torn", "write=torn@4"])
+@pytest.mark.parametrize("place", [*faults.JOURNAL, "write=torn", "write=torn@4"])
 def test_a_driver_killed_at_its_journal_leaves_one_that_is_read(tmp_path: Path, place: str) -> None:
     script = (
         "import sys; from pathlib import Path\n"

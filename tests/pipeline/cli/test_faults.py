@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ingot.artifacts.faults import PUBLISH, RECORD
+from ingot.pipeline.history import History
+from ingot.pipeline.locate import report_directory
 
 if TYPE_CHECKING:
     from .conftest import Workplace
@@ -35,6 +37,7 @@ def is_resumed(workplace: Workplace, outputs: dict[str, str]) -> None:
     assert {name for name, state in states.items() if state == "built"} <= set(NODES)
     assert workplace.outputs() == outputs
     workplace.is_clean()
+    workplace.leaves_nothing()
 
 
 class TestKills:
@@ -161,6 +164,63 @@ class TestRaces:
         )
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
+        is_resumed(workplace, outputs)
+
+
+class TestJournal:
+    @pytest.mark.parametrize(
+        "fault",
+        ["journal.created=eio", "journal.planned=enospc", "journal.written=enospc@4", "journal.synced=eio"],
+    )
+    def test_a_run_whose_journal_cannot_be_kept_ends_in_one_clear_error_and_resumes(
+        self, half_built: tuple[Workplace, dict[str, str]], fault: str
+    ) -> None:
+        workplace, outputs = half_built
+        ended = workplace.run(INGOT_FAULT=fault)
+        assert ended.code == 2
+        assert ended.err.count("error: ") == 1
+        assert ("no space left" if "enospc" in fault else "Input/output error") in ended.err
+        assert "st/runs/" in ended.err
+        assert "Traceback" not in ended.err
+        assert workplace.workers() == []
+        is_resumed(workplace, outputs)
+
+
+class TestClockThatGoesBack:
+    def test_a_run_under_a_clock_that_was_set_back_is_the_last_one_everywhere(
+        self, half_built: tuple[Workplace, dict[str, str]]
+    ) -> None:
+        workplace, outputs = half_built
+        before = workplace.store.runs()
+        ended = workplace.run(INGOT_FAULT="clock=back")
+        assert ended.code == 0, ended.err
+        last = workplace.store.runs()[0]
+        assert last not in before
+        # Its journal says what the clock said, a year earlier than the one before it.
+        assert (
+            workplace.events("run_started", last)[0]["time"]
+            < workplace.events("run_started", before[0])[0]["time"]
+        )
+        listed = workplace.ingot("ls", "--runs", "--store", "st", "--json").json
+        assert listed[0]["run"] == last
+        assert report_directory(None, workplace.directory / "st").parent.name == last
+        assert History(workplace.store).last("load").observed["run"] == last
+        # And gc keeps what that run used, not what the run with the later date did.
+        assert workplace.ingot("gc", "--store", "st", "--max-size", "0").code == 0
+        assert set(outputs.values()) <= set(workplace.store.digests())
+        is_resumed(workplace, outputs)
+        assert set(workplace.states().values()) == {"hit"}
+
+    def test_a_clock_that_goes_back_during_a_run_changes_nothing(
+        self, half_built: tuple[Workplace, dict[str, str]]
+    ) -> None:
+        workplace, outputs = half_built
+        ended = workplace.run(INGOT_FAULT="clock=back@50")
+        assert ended.code == 0, ended.err
+        kinds = ("run_started", "node_finished", "run_finished")
+        times = [event["time"] for kind in kinds for event in workplace.events(kind)]
+        assert times != sorted(times)
+        assert all(0 <= event["seconds"] < 600 for event in workplace.events("node_finished"))
         is_resumed(workplace, outputs)
 
 
