@@ -8,12 +8,11 @@ deletion, so that a collector that dies halfway leaves only more garbage.
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import actions, locks
+from . import actions, faults, locks
 from .faults import fault
 from .files import remove_tree, size_of, storage, unique_name
 from .layout import LOCK_SUFFIX, RECORD_LOCK, USE_LOCK, journal, sweep
@@ -76,8 +75,9 @@ def collect(store: Store, max_bytes: int | None, keep_runs: int) -> GcReport:
             trees = [_tree_item(store, digest) for digest in store.digests()]
             jobs = [Item(path, size_of(path), path.stat().st_mtime_ns) for path in _children(store, "jobs")]
             held = {item.path for item in trees if item.path.name in roots | _outputs(records, roots)}
-            held |= {item.path for item in jobs if _is_live_job(store, item.path.name, roots)}
-            doomed = _garbage(trees, jobs, records, held)
+            built = _built(trees, records)
+            held |= {item.path for item in jobs if _is_live_job(store, item.path.name, roots - built)}
+            doomed = _garbage(trees, jobs, records, held, built)
             if max_bytes is not None:
                 used = size_of(store.root) - size_of(store.root / "trash")
                 loose = {item for item in (*trees, *jobs) if item.path not in held} - set(doomed)
@@ -132,17 +132,25 @@ def _tree_item(store: Store, digest: str) -> Item:
     return Item(path, size_of(path), last_used.stat().st_mtime_ns)
 
 
-def _is_live_job(store: Store, key: str, roots: set[str]) -> bool:
-    return key in roots or is_held(store.key_lock(key))
+def _is_live_job(store: Store, key: str, wanted: set[str]) -> bool:
+    return key in wanted or is_held(store.key_lock(key))
+
+
+def _built(trees: list[Item], records: dict[str, Action | None]) -> set[str]:
+    """The keys whose output is here: their scratch serves nothing, whichever run mentions them."""
+    here = {item.path.name for item in trees}
+    return {key for key, action in records.items() if action is not None and action.output in here}
 
 
 def _garbage(
-    trees: list[Item], jobs: list[Item], records: dict[str, Action | None], held: set[Path]
+    trees: list[Item],
+    jobs: list[Item],
+    records: dict[str, Action | None],
+    held: set[Path],
+    built: set[str],
 ) -> list[Item]:
     """Trees that no record leads to, and the scratch of keys that are built."""
     outputs = _outputs(records, set(records))
-    here = {item.path.name for item in trees}
-    built = {key for key, action in records.items() if action is not None and action.output in here}
     unreached = [item for item in trees if item.path.name not in outputs and item.path not in held]
     return unreached + [item for item in jobs if item.path.name in built and item.path not in held]
 
@@ -167,12 +175,14 @@ def _forget(store: Store, doomed: set[str], records: dict[str, Action | None]) -
 
 
 def _tidy(store: Store) -> None:
-    """Deletes half-written records, idle locks, and memories of what is gone."""
+    """Deletes what killed processes left half-written, idle locks, and memories of what is gone."""
     here = set(store.digests())
+    for path in (*store.root.glob(".*"), *(store.root / "runs").glob("*/**/.*")):
+        path.unlink(missing_ok=True)  # no run is under way: nobody is writing these
     for path in _children(store, "stats/trees"):
         if path.stem not in here:
             path.unlink(missing_ok=True)
-    oldest = time.time() - STAT_ENTRY_LIFE_SECONDS
+    oldest = faults.time_ns() / 1e9 - STAT_ENTRY_LIFE_SECONDS
     for path in (*_children(store, "stats/files"), *(store.root / "stats" / "verdicts").glob("*")):
         if path.name.startswith(".") or path.stat().st_mtime < oldest:
             path.unlink(missing_ok=True)

@@ -150,6 +150,14 @@ class TestJobs:
         assert store.gc().jobs == ("built",)
         assert (store.job_dir("unfinished") / "layer").exists()
 
+    def test_the_scratch_of_a_built_key_goes_although_the_newest_run_mentions_the_key(self, store, publish):
+        key = "ab" * 32
+        publish(store, key=key)
+        (store.job_dir(key) / "layer").write_text("x")
+        (store.run_dir("20260101") / "events.jsonl").write_text(json.dumps({"key": key}))
+        assert store.gc().jobs == (key,)
+        assert store.lookup(key) is not None
+
     def test_unfinished_scratch_yields_to_a_bound(self, store):
         (store.job_dir("unfinished") / "layer").write_bytes(b"x" * KILOBYTE)
         assert store.gc(0).jobs == ("unfinished",)
@@ -166,6 +174,12 @@ def test_leftovers_of_crashes_and_of_time_are_tidied(store, publish, tmp_path):
     (store.root / "actions" / ".half-written").write_text("{")
     (store.root / "stats" / "trees" / f"{'0' * 64}.json").write_text("{}")
     (store.root / "stats" / "trees" / ".half-written").write_text("{")
+    report = store.run_dir("20260101T000000") / "report"
+    report.mkdir()
+    half_written = [store.root / ".half", report.parent / ".half", report / ".report.html.1234"]
+    for path in half_written:
+        path.write_text("half")
+    (report / "report.html").write_text("whole")
     old = store.root / "stats" / "files" / f"{'1' * 64}.json"
     new = store.root / "stats" / "files" / f"{'2' * 64}.json"
     for path in (old, new):
@@ -181,6 +195,8 @@ def test_leftovers_of_crashes_and_of_time_are_tidied(store, publish, tmp_path):
     assert [path.name for path in (store.root / "actions").iterdir()] == ["k.json"]
     assert len(list((store.root / "stats" / "trees").iterdir())) == 1
     assert list((store.root / "stats" / "files").iterdir()) == [new]
+    assert not any(path.exists() for path in half_written)
+    assert (report / "report.html").exists()
 
 
 def test_what_was_collected_is_in_the_journal(aged):
