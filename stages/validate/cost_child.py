@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import IngotError, to_json
 from ...targets.runtimes import onnx
+from ...targets.runtimes.library import import_onnxruntime
 from ...targets.runtimes.onnx import OnnxSession
 from ...targets.runtimes.onnx_pair import OnnxPairSession
 
@@ -36,8 +37,8 @@ class Side:
 
     def __init__(self, directory: Path, threads: int) -> None:
         import numpy as np
-        import onnxruntime  # noqa: F401 - imported now, so that the load time is the artifact's alone
 
+        import_onnxruntime()  # now, so that the load time is the artifact's alone
         self._directory = directory
         self._threads = threads
         self._random: np.random.Generator = np.random.default_rng(SEED)

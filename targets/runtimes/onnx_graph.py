@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import InputError, RequirementError, StageError
 from ..host import physical_cores
 from .base import SessionInfo
+from .library import import_onnxruntime
 from .onnx_file import check_onnx_file
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class OnnxGraph:
 
 def _onnxruntime(about: Mapping[str, Any]) -> Any:
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError:
         raise RequirementError("onnxruntime is missing", fix="pip install onnxruntime") from None
     wanted = str(about.get("requires", {}).get("onnxruntime", ""))

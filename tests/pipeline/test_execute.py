@@ -315,6 +315,7 @@ def test_a_worker_gets_only_what_the_allow_list_lets_through(
     assert seen["INGOT_COLOUR"] == "blue"
     assert seen["OMP_NUM_THREADS"] == "3"
     assert (seen["PYTHONHASHSEED"], seen["HF_HUB_OFFLINE"]) == ("0", "1")
+    assert seen["ORT_DISABLE_TELEMETRY"] == "1"
     assert Path(seen["cwd"]).is_relative_to(store.root)
 
 

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ....artifacts.errors import StageError
+from ....targets.runtimes.library import import_onnxruntime
 from .graph import ELEMENT_TYPES
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def check_loads(path: Path) -> None:
     Neither optimizes nor repacks weights, which would take more time and memory than writing the file did.
     Raises StageError with the first line of what onnxruntime says.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
