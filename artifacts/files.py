@@ -122,12 +122,21 @@ def write_file(path: Path, data: bytes) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file beside its place and renames it there, so that nobody reads half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{unique_name()}")
     try:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_halves(path: Path) -> None:
+    """Deletes what killed processes left of a file that :func:`write_whole` writes.
+
+    The caller sees to it that nobody is writing it now.
+    """
+    for left in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 16}"):
+        left.unlink(missing_ok=True)
 
 
 def seal(root: Path) -> None:

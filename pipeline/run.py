@@ -112,14 +112,14 @@ def run(
     planned.require()
     out = options.out or recipe.out or Path(DEFAULT_OUT)
     check_places(out, planned.graph.targets)
-    directory = store.run_dir(new_run_id())
+    directory = store.run_dir(new_run_id(store.runs()))
     with store.shared_use():
         outcome = carry_out(planned, planner, store, directory, options, on_event)
         report = report_of(
             store, planned, planner.host, outcome, recipe, options, started, time.monotonic() - clock
         )
         delivered = deliver_targets(store, report, artifacts(planned.graph, outcome), out, options.statuses)
-        page = publish.publish_report(delivered, directory, out)
+        page = publish.publish_report(store, delivered, directory, out)
     errors = {str(failure.error): failure.error for failure in outcome.failures if failure.error}
     return Run(delivered, directory, page, tuple(errors.values()))
 

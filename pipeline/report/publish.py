@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ...artifacts.files import storage, write_whole
+from ...artifacts.files import remove_halves, storage, write_whole
 from .html import render_html
 from .junit import render_junit
 from .markdown import render_markdown
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ...artifacts.store import Store
     from .model import RunReport
 
 DIRECTORY = "report"
@@ -35,16 +36,18 @@ def render_all(report: RunReport) -> dict[str, str]:
     }
 
 
-def publish_report(report: RunReport, run_directory: Path, out: Path) -> Path:
+def publish_report(store: Store, report: RunReport, run_directory: Path, out: Path) -> Path:
     """Writes all forms to ``run_directory/report/`` and to ``out``, and to the CI's summary page if there is
     one; the path of the HTML report in ``out``. Raises StoreError when the disk refuses.
     """
     forms = render_all(report)
-    for directory in (run_directory / DIRECTORY, out):
-        with storage(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            for name, text in forms.items():
-                write_whole(directory / name, text)
+    with store.lock_of(out):
+        for directory in (run_directory / DIRECTORY, out):
+            with storage(directory):
+                directory.mkdir(parents=True, exist_ok=True)
+                for name, text in forms.items():
+                    remove_halves(directory / name)
+                    write_whole(directory / name, text)
     append_step_summary(forms[MARKDOWN], os.environ)
     return out / HTML
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import random
@@ -18,6 +20,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 WORDS = [
     "the", "river", "ran", "past", "old", "mill", "and", "house", "town", "market", "smith", "nails", "hooks",
@@ -27,6 +30,18 @@ DOCUMENTS = 24
 MEASURE = "measure: {cost: {repeats: 1, passes: 1, prefill_tokens: 8, decode_tokens: 2}}\n"
 # Random weights decide nothing about perplexity, but the pipeline's arithmetic must hold to the last digits.
 TARGETS = "targets: {cpu-int8: , cpu-int4: , cpu-fp32: {gates: {parity_max_error: {max: 1.0e-4}}}}\n"
+
+
+@functools.cache
+def bench_kills() -> ModuleType:
+    """The benchmark that kills runs, whose measures of what is left over the tests share."""
+    path = Path(__file__).parents[2] / "bench" / "bench_kills.py"
+    spec = importlib.util.spec_from_file_location("ingot_bench_kills", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)
@@ -196,6 +211,14 @@ class Workplace:
         assert report.sound, report
         assert list((self.store.root / "tmp").iterdir()) == []
         assert list((self.directory / "out").glob(".*")) == []
+
+    def leaves_nothing(self) -> None:
+        """Asserts that `ingot gc` leaves no file that the runs and the layout do not account for."""
+        ended = self.ingot("gc", "--store", "st")
+        assert ended.code == 0, ended
+        bench = bench_kills()
+        (self.directory / "tmp").mkdir(exist_ok=True)
+        assert bench.orphans(bench.Place(self.directory, "st")) == []
 
 
 @pytest.fixture

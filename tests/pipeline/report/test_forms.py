@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    from ingot.artifacts.store import Store
+
 
 @pytest.fixture
 def mixed(samples: ModuleType) -> model.RunReport:
@@ -151,10 +153,13 @@ def test_the_summary_has_the_shape_that_json_output_promises(mixed: model.RunRep
 
 
 def test_reports_are_put_in_both_places_and_in_the_step_summary(
-    mixed: model.RunReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, mixed: model.RunReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    page = publish.publish_report(mixed, tmp_path / "run", tmp_path / "out")
+    half = tmp_path / "out" / ".report.html.0123456789abcdef"  # what a killed process left
+    half.parent.mkdir()
+    half.write_text("<html>")
+    page = publish.publish_report(store, mixed, tmp_path / "run", tmp_path / "out")
     assert page == tmp_path / "out" / "report.html"
     names = {"report.html", "report.md", "junit.xml", "gate.json"}
     for directory in (tmp_path / "run" / "report", tmp_path / "out"):
@@ -163,7 +168,9 @@ def test_reports_are_put_in_both_places_and_in_the_step_summary(
     assert (tmp_path / "summary.md").read_text("utf-8").strip() == markdown.strip()
 
 
-def test_a_disk_that_refuses_a_report_is_told_as_such(mixed: model.RunReport, tmp_path: Path) -> None:
+def test_a_disk_that_refuses_a_report_is_told_as_such(
+    store: Store, mixed: model.RunReport, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
-        publish.publish_report(mixed, tmp_path / "run", tmp_path / "file")
+        publish.publish_report(store, mixed, tmp_path / "run", tmp_path / "file")
