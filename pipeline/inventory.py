@@ -6,15 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..artifacts.errors import InputError
-from .events import NodeFinished, RunFinished
-from .journal import EVENTS, PLAN, read, read_plan
 from .locate import find_artifact, find_run
+from .past import past_run, past_runs
 from .units import show_bytes
 
 if TYPE_CHECKING:
     from ..artifacts.manifest import Action
     from ..artifacts.store import Store
-    from .events import Event
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class ArtifactRow:
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run in a list; state: done, failed, interrupted, or unfinished when it was cut off."""
+    """A run in a list; state: done, failed, interrupted, unfinished (cut off) or damaged."""
 
     run: str
     state: str
@@ -66,14 +64,10 @@ def artifacts(store: Store) -> list[ArtifactRow]:
 
 def runs(store: Store) -> list[RunRow]:
     """The runs of the store, newest first."""
-    rows = []
-    for run in store.runs():
-        events = _events(store, run)
-        states = [event.state for event in events if isinstance(event, NodeFinished)]
-        ends = [event.state for event in events if isinstance(event, RunFinished)]
-        state = ends[-1] if ends else "unfinished"
-        rows.append(RunRow(run, state, states.count("built"), states.count("hit"), states.count("failed")))
-    return rows
+    return [
+        RunRow(past.run, past.state, past.count("built"), past.count("hit"), past.count("failed"))
+        for past in past_runs(store)
+    ]
 
 
 def describe(store: Store, reference: str) -> dict[str, object]:
@@ -88,10 +82,9 @@ def describe(store: Store, reference: str) -> dict[str, object]:
             run = find_run(store, reference)
         except InputError:
             raise error from None
-        finished = [asdict(event) for event in _events(store, run) if isinstance(event, NodeFinished)]
-        directory = store.root / "runs" / run
-        plan = read_plan(directory) if (directory / PLAN).exists() else None
-        return {"run": run, "plan": plan, "nodes": finished}
+        past = past_run(store, run)
+        finished = [asdict(node.event) for node in past.nodes.values()]
+        return {"run": run, "plan": past.plan or None, "nodes": finished}
     made_by = [action.to_json() for action in store.actions() if action.output == artifact.digest]
     return {
         "digest": artifact.digest,
@@ -120,12 +113,6 @@ def show_runs(rows: list[RunRow]) -> str:
     lines = [f"{'RUN':<30}{'STATE':<13}{'BUILT':>6}{'CACHED':>8}{'FAILED':>8}"]
     lines += [f"{row.run:<30}{row.state:<13}{row.built:>6}{row.cached:>8}{row.failed:>8}" for row in rows]
     return "\n".join(lines)
-
-
-def _events(store: Store, run: str) -> list[Event]:
-    """What a run's journal says; nothing for one that was killed before it had a journal."""
-    directory = store.root / "runs" / run
-    return [entry.event for entry in read(directory)] if (directory / EVENTS).exists() else []
 
 
 def _finished(action: Action) -> str:

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifacts.errors import InputError, StoreError
+from ..artifacts.errors import InputError, StoreError, nearest
 from ..artifacts.layout import FORMAT_FILE
 from ..artifacts.store import Store
+from .history import History
+from .past import REPORT
 
 if TYPE_CHECKING:
     from ..artifacts.manifest import Artifact
@@ -87,17 +89,34 @@ def find_run(store: Store, reference: str | None) -> str:
     return found[0]
 
 
+def find_subject(store: Store, name: str) -> tuple[str | None, str | None]:
+    """A run or a node of the newest runs: the run's id and None, or None and the node's name.
+
+    Raises InputError, with the nearest name, for what is neither.
+    """
+    nodes: set[str] = set()
+    for past in History(store).runs():
+        if past.node(name) is not None:
+            return None, name
+        nodes.update(past.nodes)
+    if any(name and run.startswith(name) for run in store.runs()):
+        return find_run(store, name), None
+    guess = nearest(name, nodes)
+    fix = f"did you mean {guess}?" if guess else "`ingot history` lists runs, `ingot history RUN` its nodes"
+    raise InputError(f"{name!r} is neither a run of the store at {store.root} nor a node of one", fix=fix)
+
+
 def report_directory(reference: str | None, store: Path | None) -> Path:
     """Where the reports of a run lie; the newest finished one when None.
 
     Raises InputError when there is no such run, or when it has no report.
     """
     opened = existing_store(store)
-    places = {run: opened.root / "runs" / run / "report" for run in opened.runs()}
-    finished = [run for run, place in places.items() if (place / "gate.json").is_file()]
+    reports = {run: opened.root / "runs" / run / REPORT for run in opened.runs()}
+    finished = [run for run, report in reports.items() if report.is_file()]
     run = find_run(opened, reference) if reference or not finished else finished[0]
     if run not in finished:
         raise InputError(
             f"the run {run} was not finished, so it has no report", fix="run it again: it resumes"
         )
-    return places[run]
+    return reports[run].parent

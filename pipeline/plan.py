@@ -199,7 +199,7 @@ class Planner:
 
     def _diff(self, node: Node, made_of: Mapping[str, object]) -> KeyDiff:
         old = self.history.last(node.name)
-        return KeyDiff(node.name, old, changes(old.preimage, made_of) if old else ())
+        return KeyDiff(node.name, old, changes(old.action.preimage, made_of) if old else ())
 
     def _predicted(self, plan: Plan) -> Plan:
         """The plan with what each waiting node will take, and what this machine has too little of for it."""

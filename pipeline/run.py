@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..artifacts.errors import IngotError
+from ..stages import base
 from .deliver import DELIVERED, ON_REQUEST, check_places, deliver_targets
 from .execute import execute
 from .journal import Journal, new_run_id, utc_now
@@ -21,6 +22,7 @@ from .plan import Plan, Planner, to_json
 from .planning import selected_graph
 from .report import collect, publish
 from .report.model import RunReport
+from .sources import module_digests
 from .units import show_bytes
 
 if TYPE_CHECKING:
@@ -134,7 +136,9 @@ def carry_out(
 ) -> Outcome:
     """Executes a plan, with its journal in the run's ``directory``."""
     executor = LocalExecutor(memory_bytes=options.memory_bytes, cores=options.cores)
-    with contextlib.closing(executor), Journal.create(directory, to_json(planned)) as journal:
+    stages = {base.get(node.stage).module for node in planned.graph.nodes.values()}
+    written = {**to_json(planned), "sources": module_digests(stages)}
+    with contextlib.closing(executor), Journal.create(directory, written) as journal:
         return execute(
             planned.graph,
             decide=planner.following(planned),

@@ -11,10 +11,15 @@ import functools
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..artifacts.digest import digest_bytes, digest_json
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 HOME = __name__.partition(".")[0]
+SHORT = 12
 
 _FROM = re.compile(
     r"^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]*(\([^)]*\)|(?:[^\n\\]|\\\n)*)", re.MULTILINE
@@ -31,6 +36,15 @@ def source_digest(module: str) -> str:
     Raises ImportError when ``module`` is not a module of an imported package.
     """
     return digest_json({name: _digest(name) for name in sorted(closure(module))})
+
+
+def module_digests(modules: Iterable[str]) -> dict[str, str]:
+    """The digest, cut short, of every module that :func:`source_digest` of one of ``modules`` is made of.
+
+    A key has one digest of them all; these tell which of them changed.
+    """
+    names = set[str]().union(*map(closure, modules))
+    return {name: _digest(name)[:SHORT] for name in sorted(names)}
 
 
 @functools.cache

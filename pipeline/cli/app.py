@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Build every target of a recipe, gate it and deliver it."),
     "plan": ("plan", "What would run, why, and what is cached."),
     "explain": ("plan", "Why a stage (re)ran: the parts of its key that changed."),
+    "history": ("history", "Past runs: what they built, took and found; or a node in all of them."),
     "inspect": ("inspect", "What a checkpoint holds and what each target needs, from headers alone."),
     "report": ("results", "Open a run's report, or print it as Markdown, JUnit or JSON."),
     "gate": ("results", "Exit with a run's verdict: 0 pass, 1 fail, 3 inconclusive, 4 a stage failed."),

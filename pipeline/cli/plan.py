@@ -93,26 +93,28 @@ def _json(planned: Plan) -> str:
 @click.command("explain", short_help="Why a node (re)runs.")
 @click.argument("names", nargs=-1, required=True, metavar="[RECIPE] NODE")
 @source_options
+@click.option("--against", metavar="RUN", help="Compare with what this run used; `ingot history` lists runs.")
 @json_option
-def explain_command(names: tuple[str, ...], store: Path | None, as_json: bool, **options: Any) -> None:
-    """Show which parts of the key of NODE, such as quantize@cpu, changed since it was last built."""
+def explain_command(
+    names: tuple[str, ...], store: Path | None, against: str | None, as_json: bool, **options: Any
+) -> None:
+    """Show which parts of the key of NODE, such as quantize@cpu, changed since a run used another one."""
     from pathlib import Path
 
     from ...artifacts.store import Store
     from ..explain import explain
+    from ..locate import find_run
     from ..planning import plan
-    from .plan_view import show_diff
+    from .explain_view import diff_json, show_diff
     from .run import recipe_of
 
     if len(names) > 2:
         raise RecipeError(f"explain takes a recipe and a node, not {len(names)} names")
     opened = Store.open(store)
+    run = find_run(opened, against) if against is not None else None
     planned = plan(recipe_of({**options, "recipe": Path(names[0]) if len(names) == 2 else None}), opened)
-    diff = explain(planned, names[-1], opened)
-    decision = planned.decisions[diff.node]
+    diff = explain(planned, names[-1], opened, run)
     if as_json:
-        changes = [{"part": c.part, "old": c.old, "new": c.new} for c in diff.changes]
-        value = {"node": diff.node, "state": decision.state, "reason": decision.reason, "changes": changes}
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(diff_json(diff, planned), indent=2, ensure_ascii=False))
     else:
-        click.echo(show_diff(diff, decision))
+        click.echo(show_diff(diff, planned))

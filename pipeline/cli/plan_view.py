@@ -12,7 +12,6 @@ from ..units import show_bytes, show_seconds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..explain import KeyDiff
     from ..graph import Node
     from ..plan import Decision, Plan
 
@@ -128,27 +127,13 @@ def show_resolved(plan: Plan) -> str:
 
 def _parameters(node: Node) -> list[str]:
     return [
-        f"  {key}: {_value(value)}  {click.style(node.origins.get(key, DEFAULT), dim=True)}"
+        f"  {key}: {shown_value(value)}  {click.style(node.origins.get(key, DEFAULT), dim=True)}"
         for key, value in schema.to_plain(node.params).items()
     ]
 
 
-def _value(value: object) -> str:
+def shown_value(value: object) -> str:
+    """A parameter's value as it is read: lists without brackets, nothing as a word."""
     if value is None or value == []:
         return "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def show_diff(diff: KeyDiff, decision: Decision) -> str:
-    """The parts of a key that changed, old and new, and when the old one was built."""
-    lines = [f"{diff.node}: {decision.state} — {decision.reason}"]
-    if diff.old is None:
-        lines.append("no other build of a node of this name is in the store")
-        return "\n".join(lines)
-    lines.append(f"compared with {diff.old.key[:12]}, built {diff.old.observed.get('finished', 'earlier')}")
-    for change in diff.changes:
-        new = "not known yet" if change.is_pending else _value(change.new)
-        lines += [f"  {change.part}", f"    - {_value(change.old)}", f"    + {new}"]
-    if not diff.changes:
-        lines.append("  nothing in its key changed")
-    return "\n".join(lines)
