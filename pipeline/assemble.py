@@ -84,8 +84,10 @@ def build_graph(recipe: Recipe, facts: Facts, host: hosts.Host | None = None) ->
     leaves = []
     for target in recipe.targets:
         for own, leaf, cell in fan_out(recipe, target, reached[target.name]):
+            # The recipe's model comes first: other nodes that load it are it, under another name.
+            model = trunk.node(LOAD, cell)
             source, reference = trunk.node(sources[target.name], cell), trunk.node(recipe.reference, cell)
-            leaves.append(Branch(draft, own, leaf, cell, source, reference).grow())
+            leaves.append(Branch(draft, own, leaf, cell, model, source, reference).grow())
     return draft.builder.graph(leaves, facts, tuple(_notes(recipe.data, draft.roles)))
 
 

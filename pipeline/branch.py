@@ -21,7 +21,7 @@ from .graph import GateRule, Leaf, Node
 from .layers import GATES, METHOD, NONE, Settings, names_target, outer_layers, resolve, section
 from .matrix import Cell, cell_name
 from .rules import require_addable, require_measured, require_task
-from .steps import FROM, LOAD
+from .steps import FROM
 from .trunk import CHECKPOINT, EXPORT, QUANTIZED
 
 if TYPE_CHECKING:
@@ -38,16 +38,25 @@ TWIN = "what cost is compared with"
 class Branch:
     """One leaf in the making: a target of a recipe, or one cell of it.
 
-    source, reference: names of nodes in the draft: what the target takes, what its quality is held against.
+    model, source, reference: names of nodes in the draft: the recipe's model, what the target takes, and what
+    its quality is held against.
     """
 
     def __init__(
-        self, draft: Draft, recipe: Recipe, target: Target, cell: Cell, source: str, reference: str
+        self,
+        draft: Draft,
+        recipe: Recipe,
+        target: Target,
+        cell: Cell,
+        model: str,
+        source: str,
+        reference: str,
     ) -> None:
         self._draft = draft
         self._recipe = recipe
         self._target = target
         self._cell = cell
+        self._model = model
         self._source = source
         self._reference = reference
         self._name = cell_name(target.name, cell.labels())
@@ -74,7 +83,7 @@ class Branch:
         self._check_accepted(width, method)
         artifact = self._unexported() if is_artifact else self._artifact(model)
         quality = self._measure("quality", {"artifact": artifact, "reference": reference})
-        cost = self._measure("cost", {"artifact": artifact, "reference": plain, "source": LOAD})
+        cost = self._measure("cost", {"artifact": artifact, "reference": plain, "source": self._model})
         added = self._added_metrics(quality)
         gates = self._gates(width)
         require_measured(gates, added)

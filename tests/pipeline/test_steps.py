@@ -189,6 +189,23 @@ def test_further_checkpoints_are_loaded_by_nodes_of_their_own(
     assert edges(found)["taught"] == {"student": "load", "teacher": "teacher"}
 
 
+def test_a_node_that_loads_the_recipes_model_is_the_recipes_model(
+    graph: Callable[..., Graph], tmp_path: Path
+) -> None:
+    found = graph("stages: {again: {stage: load, params: {model: ckpt}}}\n")
+    assert found.node("again") is found.nodes["load"]
+    assert edges(found) == edges(graph(""))
+
+
+def test_a_target_and_a_reference_past_the_recipes_model_still_measure_cost_with_it(
+    graph: Callable[..., Graph],
+) -> None:
+    found = graph("reference: a\nstages: {a: {stage: load, params: {model: other}}}\n")
+    assert edges(found)["reference"] == edges(found)["quantize@cpu"] == {"model": "a"}
+    assert edges(found)["cost@cpu"]["source"] == "load"
+    assert next(iter(found.nodes)) == "load"
+
+
 def test_options_and_variables_reach_named_nodes(graph: Callable[..., Graph]) -> None:
     text = "stages: {my-node: {stage: prune.toy, params: {ffn: 0.25}}}\n"
     assert params(graph(text, "my-node.ffn=0.75"), "my-node").ffn == 0.75
