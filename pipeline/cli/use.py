@@ -49,13 +49,15 @@ def generate_command(
     as_json: bool,
 ) -> None:
     """Continue each PROMPT with MODEL: a delivery's directory, or the digest of an ONNX artifact."""
-    from ...stages.model.tokens import load_tokenizer
+    from ...stages.model.tokenizer import checked_tokenizer
     from ...targets.runtimes import onnx
     from ...targets.runtimes.base import Sampling
+    from ...targets.runtimes.onnx_about import read_about
     from ..locate import model_directory
 
     directory = model_directory(model, store)
-    tokenizer = load_tokenizer(directory)
+    # A delivery may be anybody's: its tokenizer has to pass what intake asks of a checkpoint's.
+    tokenizer = checked_tokenizer(directory, read_about(directory)["vocabulary"])
     session = onnx.open(directory, threads=threads)
     try:
         if session.info.task == ENCODER:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import IntakeError
 from ..model.checkpoint import CONFIG_FILE, PICKLED, SAFETENSORS, Checkpoint
+from ..model.tokenizer import check_tokenizer
 from .files import source_files, weight_layout
 from .origin import describe_source
-from .tokenizer import check_tokenizer
 from .weights import check_tensors, expected_tensors, main_dtype
 
 if TYPE_CHECKING:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +9,7 @@ from ...artifacts.errors import IntakeError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
 from ..model.checkpoint import PICKLED, TOKENIZER_FILE, Checkpoint
+from ..model.tokenizer import check_readable
 from .files import source_files, weight_layout
 from .hub import resolve
 from .intake import inspect_source
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 
     from .intake import SourceFacts
 
-PROBE = f"{__package__}.probe"
 TIED_HEAD = "lm_head.weight"
 
 
@@ -123,25 +119,3 @@ def check_weights(context: Context[LoadParams], copy: Checkpoint, source: Path) 
         if name in tensors:
             tied = tensors.info(name)
             check_tied(tensors.info(model.embedding), tied, source / tied.file.name)
-
-
-def check_readable(copy: Path, source: Path) -> None:
-    """Raises IntakeError for a tokenizer.json that the tokenizers library does not take, or that fails or
-    takes too long on plain text; source: as above.
-
-    It is tried in a process of its own, since its patterns run in code that cannot be interrupted.
-    """
-    command = [sys.executable, "-P", "-m", PROBE, str(copy)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
-    if done.returncode == 0:
-        fault = json.loads(done.stdout).get("error")
-    elif -done.returncode in (signal.SIGXCPU, signal.SIGKILL):
-        fault = "takes longer on a page of text than anybody waits"
-    else:
-        fault = f"cannot be tried: the process ended with status {done.returncode}"
-    if fault:
-        raise IntakeError(
-            f"tokenizer.json {fault}",
-            where=str(source),
-            fix="save it again with the transformers that is installed here, or take the released one",
-        )

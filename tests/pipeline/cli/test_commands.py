@@ -1,4 +1,4 @@
-"""Commands that look: help, catalogues, the store, plans, reports, generation; what they do not import."""
+"""Commands that look: help, catalogues, the store, plans, reports; what they do not import."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .conftest import Ended, Ingot, Workplace
 
     Here = Callable[..., Ended]
-    Built = Callable[[str], tuple[Workplace, Ended]]
 
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "tokenizers", "safetensors")
 WATCHED = (
@@ -216,57 +215,6 @@ class TestReports:
         workplace.ingot("report", killed.name, "--store", "st").refuses("was not finished", "it resumes")
         assert "unfinished" in workplace.ingot("ls", "--runs", "--store", "st").out
         assert workplace.ingot("show", killed.name, "--store", "st").json["nodes"] == []
-
-
-class TestGenerate:
-    LINE = ("--max-new-tokens", "5", "--store", "st")
-
-    def test_a_delivery_and_a_digest_continue_a_prompt_alike(self, built: Built) -> None:
-        workplace, ended = built("llama")
-        one = workplace.ingot("generate", "out/cpu-int8", "the river", *self.LINE)
-        assert one.code == 0
-        assert one.out.startswith("the river")
-        assert "5 tokens in " in one.err
-        digest = ended.json["targets"]["cpu-int8"]["artifact"]
-        assert workplace.ingot("generate", digest[:12], "the river", *self.LINE).out == one.out
-
-    def test_json_has_a_result_for_every_prompt(self, built: Built) -> None:
-        workplace, _ = built("llama")
-        told = workplace.ingot("generate", "out/cpu-int8", "the river", "a boat", "--json", *self.LINE).json
-        assert [result["prompt"] for result in told["results"]] == ["the river", "a boat"]
-        assert told["tokens"] == sum(len(result["tokens"]) for result in told["results"])
-        assert all(0 < len(result["tokens"]) <= 5 for result in told["results"])
-
-    def test_a_seed_repeats_what_was_drawn(self, built: Built) -> None:
-        workplace, _ = built("llama")
-        line = ("generate", "out/cpu-int8", "the river", "--temperature", "2", "--top-k", "50", *self.LINE)
-        drawn = [workplace.ingot(*line, "--seed", seed).out for seed in ("1", "1", "2")]
-        assert drawn[0] == drawn[1] != drawn[2]
-
-    @pytest.mark.parametrize(
-        ("line", "words"),
-        [
-            (("out/cpu-int8", "the river " * 200), ("prompt 1 has", "context 128", "give at most 127")),
-            (("out/cpu-int8", ""), ("prompt 1 is empty",)),
-            (("out", "hi"), ("out holds no ingot.json", "did you mean out/cpu-")),
-            (("nowhere", "hi"), ("nowhere is neither a directory nor an artifact", "ingot ls")),
-            (("out/cpu-int8", "hi", "--top-p", "1.5"), ("--top-p", "ingot generate --help")),
-        ],
-    )
-    def test_what_cannot_be_continued_is_told(
-        self, built: Built, line: tuple[str, ...], words: tuple[str, ...]
-    ) -> None:
-        workplace, _ = built("llama")
-        workplace.ingot("generate", *line, *self.LINE).refuses(*words)
-
-    def test_what_is_no_graph_and_what_is_no_generator_are_told_apart(self, built: Built) -> None:
-        workplace, _ = built("llama")
-        digest = workplace.outputs()["quantize@cpu-int8"]
-        ended = workplace.ingot("generate", digest, "hi", *self.LINE)
-        ended.refuses("is a quantized-checkpoint", "name an onnx artifact")
-        workplace, _ = built("bert")
-        ended = workplace.ingot("generate", "out/cpu-int8", "hi", *self.LINE)
-        ended.refuses("out/cpu-int8 is an encoder", "README.md")
 
 
 def test_a_cached_run_imports_nothing_heavy(workplace: Workplace) -> None:

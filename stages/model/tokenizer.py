@@ -1,16 +1,39 @@
-"""Whether a checkpoint's tokenizer is there, is plain data, and fits its embedding."""
+"""Whether a tokenizer is there, is plain data, fits its embedding, and ends on any text.
+
+`load` asks this of a checkpoint, and whoever opens a delivery asks it again: who made it is not known.
+"""
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import IntakeError
-from ..model.checkpoint import TOKENIZER_FILE, TOKENIZER_FILES, read_object
-from ..model.patterns import MOST_PATTERNS, catastrophe, patterns
+from .checkpoint import TOKENIZER_FILE, TOKENIZER_FILES, read_object
+from .patterns import MOST_PATTERNS, catastrophe, patterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+PROBE = f"{__package__}.probe"
+
+
+def checked_tokenizer(directory: Path, vocabulary: int) -> Tokenizer:
+    """The tokenizer of a directory that nobody has checked, once it passed what `load` asks of one.
+
+    Raises IntakeError as :func:`check_tokenizer` and :func:`check_readable` do.
+    """
+    from .tokens import load_tokenizer
+
+    check_tokenizer(directory, vocabulary)
+    check_readable(directory / TOKENIZER_FILE, directory / TOKENIZER_FILE)
+    return load_tokenizer(directory)
 
 
 def check_tokenizer(directory: Path, vocabulary: int) -> None:
@@ -38,6 +61,28 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
             fix="take the tokenizer that belongs to the weights, or resize the model's embedding",
         )
     check_patterns(tokenizer, str(path))
+
+
+def check_readable(copy: Path, source: Path) -> None:
+    """Raises IntakeError for a tokenizer.json that the tokenizers library does not take, or that fails or
+    takes too long on plain text; source: what it is a copy of, for messages.
+
+    It is tried in a process of its own, since its patterns run in code that cannot be interrupted.
+    """
+    command = [sys.executable, "-P", "-m", PROBE, str(copy)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    if done.returncode == 0:
+        fault = json.loads(done.stdout).get("error")
+    elif -done.returncode in (signal.SIGXCPU, signal.SIGKILL):
+        fault = "takes longer on a page of text than anybody waits"
+    else:
+        fault = f"cannot be tried: the process ended with status {done.returncode}"
+    if fault:
+        raise IntakeError(
+            f"tokenizer.json {fault}",
+            where=str(source),
+            fix="save it again with the transformers that is installed here, or take the released one",
+        )
 
 
 def check_patterns(tokenizer: Mapping[str, Any], where: str) -> None:

@@ -1,4 +1,4 @@
-"""The process that tries a tokenizer: `python -m ingot.stages.load.probe tokenizer.json`, under limits.
+"""The process that tries a tokenizer: `python -m ingot.stages.model.probe tokenizer.json`, under limits.
 
 A tokenizer's patterns run in native code that cannot be interrupted, and panics where Oniguruma gives up. So
 one is read and tried here first: on runs of single letters, on words, and on long lines, which is what slow
