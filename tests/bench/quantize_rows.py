@@ -1,0 +1,190 @@
+"""One row of `bench_quantize.py`: a stage run in a process of its own, and its weights measured in torch.
+
+    python tests/bench/quantize_rows.py JOB      # runs the stage that the file names, and writes the row
+
+Seconds are the stage's own: of the processor, in all its threads, imports left out. Those of another
+library's stage are of the quantization alone, as its driver takes them; loading and saving are left out
+there, not here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ingot.artifacts.digest import digest_json
+from ingot.artifacts.schema import build
+from ingot.artifacts.store import Store
+from ingot.pipeline import memory
+from ingot.pipeline.sources import source_digest
+from ingot.stages import base
+from ingot.stages.model.checkpoint import Checkpoint
+from ingot.stages.model.quantized import QuantizedCheckpoint
+from ingot.stages.model.text import read_documents
+from ingot.stages.model.tokens import encode, load_tokenizer, windows
+from ingot.stages.validate.network import Network
+from safetensors.numpy import save_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+    from ingot.artifacts.manifest import Artifact
+
+    Floats = npt.NDArray[np.float64]
+
+WINDOW = 256
+THREADS = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a quantizer made. nll: of each evaluation window, in nats.  predicted: the tokens predicted."""
+
+    nll: Floats
+    predicted: int
+    bits_per_weight: float = 16.0
+    cpu_seconds: float = 0.0
+    max_rss_bytes: int = 0
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-likelihood of a token."""
+        return float(np.exp(self.nll.sum() / self.predicted))
+
+    def above(self, other: Row) -> tuple[float, float]:
+        """How far its log-perplexity is above another's on the same windows, and the standard error of that,
+        windows taken as independent.
+        """
+        difference = self.nll - other.nll
+        error = difference.std(ddof=1) * len(difference) ** 0.5 / self.predicted
+        return float(difference.sum() / self.predicted), float(error)
+
+
+def row(
+    model: Path, evaluation: Path, count: int, stage: str, params: Mapping[str, object], workdir: Path
+) -> Row:
+    """The row of a stage, made unless ``workdir`` has it for these parameters, this text and this source."""
+    source = source_digest(base.get(stage).module)
+    texts = [digest_file(Path(str(params[name]))) for name in ("calibration",) if name in params]
+    known = [str(model), digest_file(evaluation), count, stage, dict(params), source, texts]
+    path = workdir / "rows" / f"{stage}-{digest_json(known)[:16]}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        job = path.with_suffix(".job")
+        job.write_text(json.dumps({
+            "model": str(model), "evaluation": str(evaluation), "count": count,
+            "stage": stage, "params": dict(params), "workdir": str(workdir), "row": str(path),
+        }))  # fmt: skip
+        environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
+        with path.with_suffix(".log").open("wb") as log:
+            done = subprocess.run(
+                [sys.executable, __file__, str(job)], env=environment, stdout=log, stderr=log, check=False
+            )
+        if done.returncode:
+            raise SystemExit(f"{stage} failed; see {path.with_suffix('.log')}")
+    value = json.loads(path.read_text())
+    return Row(**{**value, "nll": np.array(value["nll"])})
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file."""
+    from ingot.artifacts import digest
+
+    return digest.digest_file(path)
+
+
+def run(stage_name: str, model: Path, params: Mapping[str, object], workdir: Path) -> tuple[Artifact, dict]:
+    """Runs the stage on one thread; its artifact, and what it took and observed."""
+    store = Store.open(workdir / "store")
+    loaded, _ = _stage(store, "load", {}, {"model": str(model)})
+    _import_ahead()
+    busy = time.process_time()
+    artifact, observed = _stage(store, stage_name, {"model": loaded}, params)
+    took = {"cpu_seconds": time.process_time() - busy, "max_rss_bytes": memory.peak_bytes()}
+    return artifact, {**took, **{name: observed[name] for name in took if name in observed}}
+
+
+def _import_ahead() -> None:
+    """Imports what stages import when they run, so that no stage pays for it."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _stage(
+    store: Store, name: str, inputs: Mapping[str, Artifact], params: Mapping[str, object]
+) -> tuple[Artifact, Mapping[str, object]]:
+    stage = base.get(name)
+    with store.outbox() as outbox, tempfile.TemporaryDirectory() as job:
+        context = base.Context(
+            params=build(stage.params, params), inputs=inputs, output=outbox, job=Path(job), seed=0,
+            threads=1, progress=lambda *_: None, note=print,
+        )  # fmt: skip
+        result = stage.run(context)
+        return outbox.publish(stage.output, result.facts), result.observed
+
+
+def measure(directory: Path, evaluation: Path, count: int) -> tuple[Floats, int]:
+    """The negative log-likelihood of each of the first ``count`` windows [count], and the tokens predicted.
+
+    directory: a checkpoint, or a quantized one, whose weights are written out in float32 first.
+    """
+    import torch
+
+    model = Checkpoint.open(directory).architecture
+    documents = encode(load_tokenizer(directory), read_documents(evaluation))
+    found = windows(documents, min(WINDOW, model.context)).leading(count)
+    nll = np.zeros(found.count)
+    with tempfile.TemporaryDirectory() as temporary:
+        if (directory / "quantization.json").exists():
+            write_dense(directory, Path(temporary))
+            directory = Path(temporary)
+        network = Network(directory, model.task)
+        for which, ids in found.batches(8 * WINDOW):
+            logits = torch.from_numpy(network(ids)[:, :-1])
+            lost = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), torch.from_numpy(ids[:, 1:]).flatten(), reduction="none"
+            )
+            nll[which] = lost.double().reshape(len(which), -1).sum(1).numpy()
+    return nll, found.tokens - found.count
+
+
+def write_dense(quantized: Path, directory: Path) -> None:
+    """A quantized checkpoint as an ordinary one in float32, of the weights that its codes stand for."""
+    opened = QuantizedCheckpoint.open(quantized)
+    tensors = {name: opened.checkpoint.tensors.float32(name) for name in opened.float_names()}
+    for name, spec in opened.quantized.items():
+        weight = opened.weight(name).dequantize()
+        tensors[name] = weight.T if spec.stored_in_out else weight
+    made = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    save_file(made, directory / "model.safetensors")
+    for path in opened.checkpoint.sidecars():
+        shutil.copyfile(path, directory / path.name)
+
+
+def main(job: Path) -> None:
+    """Runs the stage of a job and writes its row."""
+    asked = json.loads(job.read_text())
+    artifact, took = run(asked["stage"], Path(asked["model"]), asked["params"], Path(asked["workdir"]))
+    nll, predicted = measure(artifact.path, Path(asked["evaluation"]), asked["count"])
+    made = {**took, "nll": nll.tolist(), "predicted": predicted}
+    made["bits_per_weight"] = artifact.facts["bits_per_weight"]
+    part = Path(asked["row"]).with_suffix(".part")
+    part.write_text(json.dumps(made))
+    part.rename(asked["row"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
