@@ -37,6 +37,7 @@ BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
     "quantize.rtn": "ingot.stages.quantize.rtn",
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
+    "quantize.gptq": "ingot.stages.quantize.gptq",
     "export.onnx": "ingot.stages.export.onnx.stage",
     "validate.reference": "ingot.stages.validate.reference",
     "validate.quality": "ingot.stages.validate.quality",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -258,10 +258,17 @@ class QuantizedCheckpoint:
         return [name for name in self.checkpoint.tensors.names() if name not in taken]
 
 
-def record_json(method: str, specs: Mapping[str, WeightSpec]) -> dict[str, object]:
-    """The content of `quantization.json`."""
+def record_json(
+    method: str, specs: Mapping[str, WeightSpec], transforms: Sequence[Mapping[str, object]] = ()
+) -> dict[str, object]:
+    """The content of `quantization.json`; transforms: what was folded into the network beforehand."""
     weights = {name: spec.to_json() for name, spec in specs.items()}
-    return {"schema": SCHEMA, "method": method, "weights": weights, "transforms": []}
+    return {
+        "schema": SCHEMA,
+        "method": method,
+        "weights": weights,
+        "transforms": [dict(each) for each in transforms],
+    }
 
 
 def weights_by_width(

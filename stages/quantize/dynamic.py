@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..model.families import Architecture
     from ..model.quantized import WeightSpec
-    from .rounding import Choice
+    from .formats import Choice
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,20 @@ class DynamicParams:
 def choice(params: DynamicParams) -> Choice:
     """What the parameters ask for."""
     from ..model.quantized import WeightFormat
-    from .rounding import Choice
+    from .formats import Choice
 
     matrix = WeightFormat(8, 0, sym=True, activation="dynamic")
     return Choice(
         linear=matrix,
         head=matrix if params.lm_head_bits == 8 else None,
         embedding=WeightFormat(8, 0, sym=True) if params.embedding_bits == 8 else None,
-        search="minmax",
         ignore=params.ignore,
     )
 
 
 def formats(params: DynamicParams, model: Architecture) -> Mapping[str, WeightSpec]:
     """How each weight that would be quantized is stored."""
-    from .rounding import choose
+    from .formats import choose
 
     return choose(model, choice(params))
 
@@ -69,4 +68,4 @@ def run(context: Context[DynamicParams]) -> Result:
     """Rounds the checkpoint `model` per output channel and asks for dynamic int8 activations."""
     from .rounding import quantize
 
-    return quantize(context, choice(context.params), "dynamic")
+    return quantize(context, choice(context.params), "minmax", "dynamic")

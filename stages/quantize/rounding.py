@@ -1,106 +1,96 @@
-"""The walk that `quantize.rtn` and `quantize.dynamic` share: a checkpoint in, rounded weight by weight."""
+"""What all quantizers end in: a checkpoint written as the one quantized form, weight by weight.
+
+`quantize.rtn` and `quantize.dynamic` round every weight here; calibrated methods bring what they made of
+theirs, and the rest is rounded beside it.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...artifacts.errors import RecipeError, StageError
+from ...artifacts.errors import StageError
+from ...artifacts.tensors import TensorSource
 from ..model.checkpoint import WEIGHTS_FILE, Checkpoint
 from ..model.quantized import WeightFormat, WeightSpec, record_json, weights_by_width
-from .grid import ScaleSearch
+from .formats import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     import numpy.typing as npt
 
-    from ...artifacts.tensors import TensorSource
     from ..base import Context, Result
-    from ..model.families import Architecture
-    from .grid import Grid
+    from .formats import Choice
+    from .grid import Grid, ScaleSearch
 
 # Half a million weights and the buffers of the scale search stay in a core's cache.
 BLOCK_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a stage wants: the format of linear layers, of the output head and of the embedding.
+class Made:
+    """What a calibrated method brings. tensors: codes, scales and zeros of weights, and float32 tensors that
+    take the place of the checkpoint's own.
 
-    ``head`` and ``embedding`` None leave that weight in floating point.
+    evidence: what was observed, by weight.  transforms: what was folded into the network, for the record.
     """
 
-    linear: WeightFormat
-    head: WeightFormat | None
-    embedding: WeightFormat | None
-    search: ScaleSearch
-    ignore: tuple[str, ...]
+    tensors: TensorSource | None = None
+    evidence: Mapping[str, object] = field(default_factory=dict)
+    transforms: Sequence[Mapping[str, object]] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    def holds(self, name: str) -> bool:
+        """Whether it brings the tensor of that name."""
+        return self.tensors is not None and name in self.tensors
 
 
-def choose(model: Architecture, choice: Choice) -> dict[str, WeightSpec]:
-    """The weights to quantize, by tensor name.
-
-    A head that is tied to the embedding is the same bytes, so it takes the wider of the two formats.
-    Raises RecipeError for an ``ignore`` pattern that matches no weight.
-    """
-    specs: dict[str, WeightSpec] = {}
-    embedding = choice.embedding
-    if model.tied:
-        embedding = wider(choice.embedding, choice.head)
-    if embedding is not None:
-        for name in model.embeddings:
-            specs[name] = WeightSpec(embedding, (model.vocabulary, model.embedding_width))
-    for linear in model.linears:
-        form = choice.head if linear.name == model.lm_head else choice.linear
-        if form is not None:
-            shape = (linear.out_features, linear.in_features)
-            specs[linear.name] = WeightSpec(form, shape, linear.stored_in_out)
-    for pattern in choice.ignore:
-        matched = fnmatch.filter(specs, pattern)
-        if not matched:
-            raise RecipeError(
-                f"quantize.ignore: {pattern!r} matches no weight",
-                fix=f"weights are called like {next(iter(specs), 'nothing')}",
-            )
-        for name in matched:
-            del specs[name]
-    return specs
+NOTHING = Made()
 
 
-def wider(embedding: WeightFormat | None, head: WeightFormat | None) -> WeightFormat | None:
-    """The format with more bits, the head's when they are equal; None, floating point, is the widest."""
-    if embedding is None or head is None:
-        return None
-    return embedding if embedding.bits > head.bits else head
-
-
-def quantize(context: Context[Any], choice: Choice, method: str) -> Result:
+def quantize(context: Context[Any], choice: Choice, search: ScaleSearch, method: str) -> Result:
     """Rounds a checkpoint by ``choice`` and writes the quantized form, one weight in memory at a time.
 
     Raises StageError when not a single linear layer would be quantized.
     """
-    from ..base import Result
-
     source = Checkpoint.open(context.inputs["model"].path)
+    return write(context, source, chosen(source, choice), search, method)
+
+
+def chosen(source: Checkpoint, choice: Choice) -> dict[str, WeightSpec]:
+    """The weights of a checkpoint to quantize; raises StageError when no linear layer is among them."""
     model = source.architecture
     specs = choose(model, choice)
     if not any(linear.name in specs for linear in model.linears):
         raise StageError("no linear weight would be quantized", fix="ignore less, or drop the quantize stage")
+    return specs
+
+
+def write(
+    context: Context[Any],
+    source: Checkpoint,
+    specs: Mapping[str, WeightSpec],
+    search: ScaleSearch,
+    method: str,
+    made: Made = NOTHING,
+) -> Result:
+    """Writes the quantized form: what was ``made`` as it is, the other weights of ``specs`` rounded."""
+    from ..base import Result
+
     source.copy_sidecars(context.output)
-    errors = write_weights(context, source, specs, choice.search)
-    context.output.write_json("quantization.json", record_json(method, specs))
+    errors = write_weights(context, source, specs, search, made)
+    context.output.write_json("quantization.json", record_json(method, specs, made.transforms))
     floats: dict[str, tuple[int, int]] = {}
     for name in source.tensors.names():
         if name not in specs:
             info = source.tensors.info(name)
-            tensors, parameters = floats.get(info.dtype.lower(), (0, 0))
-            floats[info.dtype.lower()] = (tensors + 1, parameters + info.count)
-    linear = [specs[item.name] for item in model.linears if item.name in specs]
+            dtype = "f32" if made.holds(name) else info.dtype.lower()
+            tensors, parameters = floats.get(dtype, (0, 0))
+            floats[dtype] = (tensors + 1, parameters + info.count)
+    linear = [specs[item.name] for item in source.architecture.linears if item.name in specs]
     facts = {
         **context.inputs["model"].facts,
         "method": method,
@@ -108,14 +98,19 @@ def quantize(context: Context[Any], choice: Choice, method: str) -> Result:
         "bits_per_weight": round(
             sum(spec.payload_bits for spec in linear) / sum(spec.parameters for spec in linear), 4
         ),
+        **made.facts,
     }
     return Result(facts, observed={"tensors": errors})
 
 
 def write_weights(
-    context: Context[Any], source: Checkpoint, specs: Mapping[str, WeightSpec], search: ScaleSearch
+    context: Context[Any],
+    source: Checkpoint,
+    specs: Mapping[str, WeightSpec],
+    search: ScaleSearch,
+    made: Made = NOTHING,
 ) -> dict[str, object]:
-    """Streams every tensor to `model.safetensors`; gives the rounding error of each quantized one."""
+    """Streams every tensor to `model.safetensors`; gives what was observed of each quantized one."""
     from ...artifacts.tensors import SafetensorsWriter, TensorShape
 
     names = source.tensors.names()
@@ -125,7 +120,7 @@ def write_weights(
             layout += spec.layout(name)
         else:
             info = source.tensors.info(name)
-            layout.append(TensorShape(name, info.dtype, info.shape))
+            layout.append(TensorShape(name, "F32" if made.holds(name) else info.dtype, info.shape))
     errors: dict[str, object] = {}
     with (
         context.output.create(WEIGHTS_FILE) as stream,
@@ -134,12 +129,22 @@ def write_weights(
     ):
         for done, name in enumerate(names):
             context.progress(done, len(names), name)
-            if spec := specs.get(name):
+            if made.holds(f"{name}.codes"):
+                errors[name] = made.evidence[name]
+                for part in specs[name].layout(name):
+                    copy(writer, made.tensors, part.name)
+            elif spec := specs.get(name):
                 errors[name] = write_quantized(writer, pool, source.tensors, name, spec, search)
             else:
-                writer.write(name, source.tensors.raw(name))
+                copy(writer, made.tensors if made.holds(name) else source.tensors, name)
     context.progress(len(names), len(names), "written")
     return errors
+
+
+def copy(writer: Any, tensors: TensorSource | None, name: str) -> None:
+    """Writes a tensor's bytes as they are stored."""
+    if tensors is not None:
+        writer.write(name, tensors.raw(name))
 
 
 def write_quantized(

@@ -59,8 +59,13 @@ class Visitor(Protocol):
     compares: whether :attr:`Stop.exact` is needed, at the price of a second network beside the first.
     """
 
-    wanted: Collection[str]
-    compares: bool
+    @property
+    def wanted(self) -> Collection[str]:
+        """Names of weights."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether :attr:`Stop.exact` is needed."""
 
     def visit(self, stop: Stop) -> None:
         """Looks at a stop, and replaces weights."""

@@ -1,0 +1,163 @@
+"""GPTQ (Frantar et al. 2022, arXiv:2210.17323): rounding column by column, each error paid by those behind.
+
+Everything is float32 in torch on the processor or a device; weights are [rows, in], Hessians [in, in].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...artifacts.errors import StageError
+from .hessian import Levels, blocks_of, weighted_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Columns whose updates are gathered before the rest of the matrix is touched (section 3.3, "lazy batches").
+LAZY = 128
+# How often damping may grow tenfold when a Hessian is singular in spite of it.
+TRIES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """What the walk over columns needs of a Hessian.
+
+    upper: U of the Cholesky factorization H⁻¹ = UᵀU, in the order of ``order``.  damp: the share of the mean
+    diagonal that was added to make it definite.  condition: (max / min of the diagonal of the Cholesky factor
+    of H)², a lower bound of the condition number.  dead: features that were zero for every token.
+    """
+
+    upper: torch.Tensor
+    order: torch.Tensor
+    damp: float
+    condition: float
+    dead: int
+
+
+def factorize(hessian: torch.Tensor, damp: float, *, desc_act: bool) -> Factor:
+    """Damps and factorizes XXᵀ [in, in].
+
+    damp: share of the mean diagonal that is added; grows tenfold, up to four times, until it suffices.
+    desc_act: columns with the largest diagonal first. Raises StageError when no damping helps.
+    """
+    diagonal = hessian.diagonal()
+    dead = diagonal <= 0
+    order = torch.arange(len(hessian), device=hessian.device)
+    if desc_act:
+        order = torch.argsort(diagonal, descending=True, stable=True)
+    ordered = hessian[order][:, order]
+    # A feature that never acts leaves its weights free; 1 keeps them out of the others' way.
+    ordered.diagonal()[dead[order]] = 1.0
+    mean = float(diagonal[~dead].mean()) if not bool(dead.all()) else 1.0
+    for _ in range(TRIES + 1):
+        damped = ordered.clone()
+        damped.diagonal().add_(damp * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not failed and bool(torch.isfinite(upper).all()):
+            spread = lower.diagonal()
+            condition = float((spread.max() / spread.min()) ** 2)
+            return Factor(upper, order, damp, condition, int(dead.sum()))
+        damp = max(10 * damp, 1e-4)
+    raise StageError(
+        f"the Hessian of {len(hessian)} features is singular, damped by {damp:.0%} of its mean diagonal too",
+        fix="give more or other calibration text",
+    )
+
+
+def round_columns(weight: torch.Tensor, levels: Levels, factor: Factor) -> torch.Tensor:
+    """Codes float32 [rows, in]: algorithm 1 of the paper, groups fixed beforehand ("static groups").
+
+    Works on the transposed matrix, in which a column is contiguous.
+    """
+    rows, width = weight.shape
+    codes = weight.new_empty(rows, width)
+    group = levels.group[factor.order]
+    for part in blocks_of(rows):
+        left = weight[part][:, factor.order].T.contiguous()
+        scales, zeros = levels.scales[part].T.contiguous(), levels.zeros[part].T.contiguous()
+        found = torch.empty_like(left)
+        for start in range(0, width, LAZY):
+            stop = min(start + LAZY, width)
+            block, upper = left[start:stop], factor.upper[start:stop, start:stop]
+            errors = torch.empty_like(block)
+            for row in range(stop - start):
+                value, number = block[row], group[start + row]
+                scale, zero = scales[number], zeros[number]
+                code = (value / scale).round_().add_(zero).clamp_(0, 2**levels.bits - 1)
+                found[start + row] = code
+                error = (value - (code - zero) * scale).div_(upper[row, row])
+                errors[row] = error
+                block[row + 1 :].addr_(upper[row, row + 1 :], error, alpha=-1)
+            left[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
+        codes[part, factor.order] = found.T
+    return codes
+
+
+def corrected(weight: torch.Tensor, hessian: torch.Tensor, cross: torch.Tensor, damp: float) -> torch.Tensor:
+    """The weight that gives, of the inputs as they have become, most nearly what W gave of those they were.
+
+    cross: (X̃ − X) Xᵀ [in, in], X̃ the inputs of the original network. Of all W′ the minimum of
+    ‖W X̃ − W′X‖² + λ‖W − W′‖² is W′ = W + W (X̃ − X)Xᵀ (XXᵀ + λI)⁻¹, and the error of any rounding Ŵ of it
+    adds ‖(W′ − Ŵ)X‖² to that minimum: so it is W′ that is rounded (the objective of Li et al. 2025, GPTAQ,
+    arXiv:2504.02692, solved as Zhang et al. 2025, Qronos, arXiv:2505.11695, begin).
+    """
+    damped = hessian.clone()
+    damped.diagonal().add_(damp * float(hessian.diagonal().mean()))
+    lower = torch.linalg.cholesky(damped)
+    return weight + torch.cholesky_solve((weight @ cross).T, lower).T
+
+
+def refit_scales(
+    weight: torch.Tensor, codes: torch.Tensor, levels: Levels, hessian: torch.Tensor, damp: float
+) -> Levels:
+    """The levels with the scales that fit the codes best: for each row a least-squares problem in its scales.
+
+    With c_g the centred codes of group g, zero elsewhere, the error (w − Σ s_g c_g) H (w − Σ s_g c_g)ᵀ is
+    least where A s = b, A_gh = c_g H c_hᵀ and b_g = c_g H wᵀ. A row keeps its scales where the solution is
+    not positive or, with damping, does not lower the error.
+    """
+    damped = hessian.clone()
+    damped.diagonal().add_(damp * float(hessian.diagonal().mean()))
+    count = levels.scales.shape[1]
+    scales = levels.scales.clone()
+    member = torch.nn.functional.one_hot(levels.group, count).to(torch.float32)
+    for part in blocks_of(len(weight)):
+        centred = codes[part] - levels.zeros[part][:, levels.group]
+        pulled = weight[part] @ damped
+        right = (centred * pulled) @ member
+        left = weight.new_empty(len(centred), count, count)
+        for number in range(count):
+            columns = levels.group == number
+            left[:, number] = ((centred[:, columns] @ damped[columns]) * centred) @ member
+        # A group whose codes are all zero has no say in its scale.
+        left.diagonal(dim1=1, dim2=2).add_(1e-6 * left.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-30)
+        solved, failed = torch.linalg.solve_ex(left, right)
+        old = levels.scales[part]
+        usable = (failed == 0) & ((solved > old / 4) & (solved < old * 4)).all(1)
+        before = _cost(old, left, right)
+        better = usable & (_cost(solved, left, right) < before)
+        scales[part] = torch.where(better[:, None], solved, old)
+    return Levels(scales, levels.zeros, levels.group, levels.bits)
+
+
+def _cost(scales: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """sᵀAs − 2bᵀs of every row."""
+    return ((left @ scales[:, :, None])[:, :, 0] * scales).sum(1) - 2 * (right * scales).sum(1)
+
+
+def relative_error(weight: torch.Tensor, found: torch.Tensor, hessian: torch.Tensor) -> float:
+    """‖(W − Ŵ)X‖ / ‖WX‖, zero where WX is."""
+    whole = float(weighted_error(weight, hessian).sum())
+    lost = float(weighted_error(weight - found, hessian).sum())
+    return (max(lost, 0.0) / whole) ** 0.5 if whole > 0 else 0.0
+
+
+def stack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Weights that read one input, rows below one another, for one walk over their columns."""
+    return weights[0] if len(weights) == 1 else torch.cat(list(weights))
