@@ -3,8 +3,8 @@
     python runner.py GROUP SOUND WORK [NUMBER]...
 
 SOUND is a folder with a sound checkpoint and a sound pickle, WORK one to work in. It answers a line of JSON a
-case of the group, all of them or those named: number, kind of error, text, exit code, seconds; then the most
-memory that it or a child of it held, and the CPU seconds of them all.
+case of the group, all of them or those named: number, kind of error, text, exit code, seconds and CPU seconds;
+then the most memory that it or a child of it held, and the CPU seconds of them all.
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ def main(group: str, sound: Path, work: Path, *numbers: str) -> None:
         place = work / number
         place.mkdir()
         subject = case.make(SimpleNamespace(sound=sound, place=place))
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), cpu_seconds()
         told = {"kind": None, "text": "", "exit": 0}
         try:
             case.attempt(subject)
         except IngotError as error:
             told = {"kind": type(error).__name__, "text": str(error), "exit": error.exit_code}
-        answer(number=number, seconds=time.perf_counter() - started, **told)
+        seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - spent}
+        answer(number=number, **seconds, **told)
     lines = Path("/proc/self/status").read_text().splitlines()
     peak_kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     # What it started counts as well: a tokenizer is tried in a process of its own.
     peak_kib = max(peak_kib, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    answer(peak_bytes=peak_kib << 10, cpu_seconds=sum(os.times()[:4]))
+    answer(peak_bytes=peak_kib << 10, cpu_seconds=cpu_seconds())
+
+
+def cpu_seconds() -> float:
+    """What this process and the ended ones that it started spent, in user and system mode."""
+    return sum(os.times()[:4])
 
 
 def answer(**value: object) -> None:

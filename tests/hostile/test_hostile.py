@@ -20,7 +20,9 @@ import torch
 
 from .cases import GROUPS
 
-MOST_SECONDS = 2.0
+MOST_CPU_SECONDS = 2.0
+# Waiting counts as well, but a busy machine makes everybody wait.
+MOST_SECONDS = 30.0
 MOST_BYTES = 200_000_000
 RUNNER = Path(__file__).with_name("runner.py")
 ALL = [(group, number) for group, cases in GROUPS.items() for number in cases]
@@ -66,6 +68,7 @@ def test_a_hostile_input_is_refused_by_name_and_fault_within_two_seconds(told, g
     assert case.file in found["text"]
     assert case.fault in found["text"]
     assert found["text"].isprintable()
+    assert found["cpu_seconds"] < MOST_CPU_SECONDS
     assert found["seconds"] < MOST_SECONDS
 
 
