@@ -3,7 +3,7 @@
     python runner.py GROUP SOUND WORK [NUMBER]...
 
 SOUND is a folder with a sound checkpoint and a sound pickle, WORK one to work in. It answers a line of JSON a
-case of the group, all of them or those named: number, kind of error, text, exit code, seconds and CPU seconds;
+case of the group, all of them or those named: number, kind of error, text, exit code, seconds, CPU seconds;
 then the most memory that it or a child of it held, and the CPU seconds of them all.
 """
 
