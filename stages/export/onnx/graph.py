@@ -25,7 +25,10 @@ ELEMENT_TYPES: dict[str, int] = {
     "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
     "int8": TensorProto.INT8,
+    "int4": TensorProto.INT4,
 }
+# What numpy has no type for is in bytes, two a byte, the first in the low bits.
+STORAGE = {"int4": ("uint8", 2)}
 Dimension = int | str
 
 
@@ -33,8 +36,8 @@ Dimension = int | str
 class Initializer:
     """A tensor of the graph whose bytes come in blocks, so that it never has to be in memory whole.
 
-    dtype: a numpy dtype's name.  blocks: gives C-contiguous arrays whose bytes, one after another, are the
-    tensor in row-major order; it may be called more than once.
+    dtype: a key of ELEMENT_TYPES.  blocks: gives C-contiguous arrays of ``storage``, whose bytes, one after
+    another, are the tensor in row-major order; it may be called more than once.
     """
 
     name: str
@@ -43,9 +46,15 @@ class Initializer:
     blocks: Callable[[], Iterator[npt.NDArray[Any]]]
 
     @property
+    def storage(self) -> str:
+        """The numpy dtype that the data comes in."""
+        return STORAGE.get(self.dtype, (self.dtype, 1))[0]
+
+    @property
     def bytes(self) -> int:
         """The size of the tensor's data."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        per_item = STORAGE.get(self.dtype, (self.dtype, 1))[1]
+        return -(-math.prod(self.shape) // per_item) * np.dtype(self.storage).itemsize
 
 
 @dataclass(frozen=True)

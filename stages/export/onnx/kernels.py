@@ -43,7 +43,7 @@ class BlockKernel:
 
 @dataclass(frozen=True)
 class Int8Kernel:
-    """MatMulIntegerToFloat: int8 weights with a scale an output, activations with one a token."""
+    """MatMulIntegerToFloat: int8 weights with a scale an output, activations with one a token or for all."""
 
     has_zeros: bool
 
@@ -59,11 +59,7 @@ def kernel_for(name: str, spec: WeightSpec, accuracy_level: int) -> Kernel:
     """
     form = spec.format
     _require_integers(name, form)
-    if form.activation not in ("none", "dynamic"):
-        raise InputError(
-            f"{name}: no kernel takes {form.activation!r} activations", fix="use none or dynamic"
-        )
-    if form.activation == "dynamic" and form.bits == 8 and form.group_size == 0:
+    if form.activation in ("dynamic", "static") and form.bits == 8 and form.group_size == 0:
         return Int8Kernel(has_zeros=not form.sym)
     return block_kernel(name, spec, accuracy_level)
 
@@ -76,6 +72,12 @@ def block_kernel(name: str, spec: WeightSpec, accuracy_level: int) -> BlockKerne
     """
     form, columns = spec.format, spec.shape[1]
     _require_integers(name, form)
+    if form.activation not in ("none", "dynamic"):
+        raise InputError(
+            f"{name}: no kernel in blocks, as a head that is the embedding needs as well, takes "
+            f"{form.activation!r} activations",
+            fix="use dynamic ones for it, or 8 bits with one scale a row for a weight of its own",
+        )
     if form.bits not in (2, 3, 4, 8):
         raise InputError(f"{name}: no kernel takes {form.bits}-bit weights", fix="use 2, 3, 4 or 8 bits")
     bits = 4 if form.bits == 3 else form.bits

@@ -9,7 +9,7 @@ import numpy as np
 from ...model.families import Linear
 from .blocks import BlockWriter, Past
 from .graph import GraphBuilder
-from .linear import LinearWriter
+from .linear import Form, LinearWriter
 from .positions import CausalMasks, Rotations, encoder_positions, padding_mask, range_of
 from .relative import distances, relative_bias
 
@@ -23,7 +23,7 @@ PRESENT = "present.{layer}.{part}"
 LOGITS_FROM = "logits_from"
 
 
-def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph:
+def decoder(model: Architecture, weights: Weights, form: Form) -> Graph:
     """One graph for prefill and decoding.
 
     Inputs: input_ids int64 [batch, sequence]; attention_mask int64 [batch, total], total being past and
@@ -43,7 +43,7 @@ def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
         for part in ("key", "value"):
             graph.input(PAST.format(layer=layer.index, part=part), "float32", cached)
     first = graph.optional_input(LOGITS_FROM, np.zeros(1, np.int64))
-    linears = LinearWriter(graph, weights, accuracy_level)
+    linears = LinearWriter(graph, weights, form)
     blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
     with graph.scope("positions"):
         masks = CausalMasks(graph, ids, attention_mask)
@@ -74,14 +74,14 @@ def decoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph
     return graph.finish(model.model_type)
 
 
-def encoder(model: Architecture, weights: Weights, accuracy_level: int) -> Graph:
+def encoder(model: Architecture, weights: Weights, form: Form) -> Graph:
     """Inputs: input_ids, attention_mask and, where the model has several, token_type_ids; each int64 [batch,
     sequence]. Output: last_hidden_state float32 [batch, sequence, hidden].
     """
     graph = GraphBuilder()
     ids = graph.input("input_ids", "int64", ("batch", "sequence"))
     attention_mask = graph.input("attention_mask", "int64", ("batch", "sequence"))
-    linears = LinearWriter(graph, weights, accuracy_level)
+    linears = LinearWriter(graph, weights, form)
     blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
     encode(graph, weights, linears, blocks, model, ids, attention_mask)
     return graph.finish(model.model_type)

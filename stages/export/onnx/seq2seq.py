@@ -9,7 +9,7 @@ import numpy as np
 from ....artifacts.errors import StageError
 from .blocks import BlockWriter, Cross, Past
 from .graph import GraphBuilder
-from .linear import LinearWriter
+from .linear import Form, LinearWriter
 from .networks import LOGITS_FROM, PAST, PRESENT, add_positions, embed, encode, head
 from .positions import MASKED, padding_mask, range_of
 from .relative import distances, relative_bias
@@ -23,7 +23,7 @@ CROSS = "cross_key_values.{layer}.{part}"
 PARTS = ("key", "value")
 
 
-def source_graph(model: Architecture, weights: Weights, accuracy_level: int) -> Graph:
+def source_graph(model: Architecture, weights: Weights, form: Form) -> Graph:
     """The graph of the source, run once.
 
     Inputs: input_ids and attention_mask, int64 [batch, source]. Outputs: last_hidden_state float32 [batch,
@@ -33,7 +33,7 @@ def source_graph(model: Architecture, weights: Weights, accuracy_level: int) -> 
     graph = GraphBuilder()
     ids = graph.input("input_ids", "int64", ("batch", "source"))
     attention_mask = graph.input("attention_mask", "int64", ("batch", "source"))
-    linears = LinearWriter(graph, weights, accuracy_level)
+    linears = LinearWriter(graph, weights, form)
     shape = graph.node("Shape", ids)
     half = _encoder(model)
     blocks = BlockWriter(graph, weights, linears, half, shape)
@@ -52,7 +52,7 @@ def source_graph(model: Architecture, weights: Weights, accuracy_level: int) -> 
     return graph.finish(f"{model.model_type}-encoder")
 
 
-def target_graph(model: Architecture, weights: Weights, accuracy_level: int) -> Graph:
+def target_graph(model: Architecture, weights: Weights, form: Form) -> Graph:
     """The graph of the target, for prefill and decoding.
 
     Inputs: input_ids int64 [batch, sequence], the next tokens of the target; encoder_attention_mask int64
@@ -75,7 +75,7 @@ def target_graph(model: Architecture, weights: Weights, accuracy_level: int) -> 
         for part in PARTS:
             graph.input(PAST.format(layer=layer.index, part=part), "float32", cached)
     first = graph.optional_input(LOGITS_FROM, np.zeros(1, np.int64))
-    linears = LinearWriter(graph, weights, accuracy_level)
+    linears = LinearWriter(graph, weights, form)
     blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
     with graph.scope("positions"):
         before = graph.node("Shape", PAST.format(layer=0, part="key"), start=2, end=3)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ...model.families import Architecture
     from .graph import Graph
+    from .linear import Form
 
 SCHEMA = "ingot/session/v1"
 # The oldest onnxruntime whose CPU kernels compute all that is written here. Tried: 1.23.2, which lacks some,
@@ -22,10 +23,17 @@ SCHEMA = "ingot/session/v1"
 ONNXRUNTIME = ">=1.24"
 # Processors without an int8 dot product add pairs of products in 16 bits; this makes them widen the weights.
 EXACT_INT8 = {"session.x64quantprecision": "1"}
+# What onnxruntime makes of DequantizeLinear in blocks in front of a product.
+BLOCK_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
 
 
 def session_json(
-    architecture: Architecture, graphs: Mapping[str, Graph], directory: Path, opset: int, ir_version: int
+    architecture: Architecture,
+    graphs: Mapping[str, Graph],
+    form: Form,
+    directory: Path,
+    opset: int,
+    ir_version: int,
 ) -> dict[str, object]:
     """The content of `ingot.json`.
 
@@ -37,7 +45,10 @@ def session_json(
     graph = graphs[MODEL_FILE]
     decodes = architecture.task != "encoder"
     nodes = (node for each in graphs.values() for node in each.structure.node)
-    has_int8 = any(node.op_type == "MatMulIntegerToFloat" for node in nodes)
+    has_int8 = any(node.op_type == "QuantizeLinear" for node in nodes)
+    options = EXACT_INT8 if has_int8 else {}
+    if form.quant_format == "qdq":
+        options = {**options, BLOCK_ACCURACY: str(form.accuracy_level)}
     return {
         "schema": SCHEMA,
         "format": "onnx",
@@ -57,7 +68,7 @@ def session_json(
         "present": PRESENT if decodes else None,
         "logits_from": LOGITS_FROM if decodes else None,
         **(_halves(architecture, graphs[ENCODER_FILE], directory) if ENCODER_FILE in graphs else {}),
-        "session_options": EXACT_INT8 if has_int8 else {},
+        "session_options": options,
         "requires": {
             "onnxruntime": ONNXRUNTIME,
             "opset": opset,

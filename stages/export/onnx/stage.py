@@ -36,6 +36,12 @@ class OnnxParams:
         doc="how MatMulNBits computes where weights ask for no activation scheme: 4 through int8 blocks of "
         "activations, 0 in float32; 4 because it is several times as fast for a thousandth of a perplexity",
     )
+    quant_format: str = param(
+        "qoperator",
+        choices=("qoperator", "qdq"),
+        doc="how quantized weights are written: qoperator, with the operators that onnxruntime adds, its "
+        "fastest; qdq, with QuantizeLinear and DequantizeLinear alone, which other runtimes read",
+    )
     external_data_above_bytes: int = param(
         1_000_000_000,
         minimum=0,
@@ -87,6 +93,7 @@ def run(context: Context[OnnxParams]) -> Result:
     from ...model.quantized import QuantizedCheckpoint
     from .build import build
     from .check import check_loads, check_structure
+    from .linear import Form
     from .session import ONNXRUNTIME, session_json
     from .weights import Weights
     from .writer import model_header
@@ -99,7 +106,8 @@ def run(context: Context[OnnxParams]) -> Result:
     checkpoint = quantized.checkpoint if quantized else Checkpoint.open(source.path)
     model = checkpoint.architecture
     weights = Weights(checkpoint, quantized)
-    graphs = build(model, weights, context.params.accuracy_level)
+    form = Form(context.params.accuracy_level, "qdq" if context.params.quant_format == "qdq" else "qoperator")
+    graphs = build(model, weights, form)
     widths = weights.account(model)
     opset, ir_version = context.params.opset, IR_VERSIONS[context.params.opset]
     domains = tuple(sorted({domain for graph in graphs.values() for domain in graph.domains}))
@@ -108,7 +116,7 @@ def run(context: Context[OnnxParams]) -> Result:
         check_structure(graph, header)
     external = _write(context, graphs, header.SerializeToString(deterministic=True))
     checkpoint.copy_sidecars(context.output)
-    context.output.write_json(SESSION_FILE, session_json(model, graphs, source.path, opset, ir_version))
+    context.output.write_json(SESSION_FILE, session_json(model, graphs, form, source.path, opset, ir_version))
     checkpoint.tensors.close()
     context.progress(1, 1, "loading the graph in onnxruntime")
     for name in graphs:

@@ -129,6 +129,47 @@ class Weights:
             Initializer(f"{name}.zeros", "int8", (rows,), lambda: iter((_signed(weight.zeros.reshape(-1)),))),
         )
 
+    def signed(
+        self, name: str, shape: tuple[int, int], *, transposed: bool
+    ) -> tuple[Initializer, Initializer, Initializer]:
+        """A weight's codes about 0, its scales and its zero points, as DequantizeLinear reads them.
+
+        Codes and zero points are int8, or int4 below 8 bits.  Codes [out, in] and scales [out, groups], or
+        transposed both; one scale a row is [out].
+        """
+        weight = self._weight(name, shape)
+        form = weight.spec.format
+        dtype, middle = ("int8" if form.bits == 8 else "int4"), 2 ** (form.bits - 1)
+        codes, sides = (weight.codes.T, shape[::-1]) if transposed else (weight.codes, shape)
+        # An even number of whole cache lines, so that two codes of a byte are in one block.
+        step = max(CACHE_LINE_BYTES, BLOCK_ELEMENTS // sides[1] // CACHE_LINE_BYTES * CACHE_LINE_BYTES)
+
+        def about_zero(values: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+            centred = values.astype(np.int8) if form.bits < 8 else _signed(values)
+            if form.bits == 8:
+                return centred
+            return pack_bits((centred - np.int8(middle)).reshape(-1).view(np.uint8) & np.uint8(15), 4)
+
+        def blocks() -> Iterator[npt.NDArray[Any]]:
+            for start in range(0, sides[0], step):
+                part = codes[start : start + step]
+                _check_codes(weight, part)
+                yield about_zero(part)
+            self._release(name)
+
+        def grouped(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            if form.group_size == 0:
+                return values.reshape(-1)
+            return np.ascontiguousarray(values.T if transposed else values)
+
+        groups = (weight.spec.groups, shape[0]) if transposed else (shape[0], weight.spec.groups)
+        places = groups if form.group_size else (shape[0],)
+        return (
+            Initializer(f"{name}.codes", dtype, sides, blocks),
+            Initializer(f"{name}.scales", "float32", places, lambda: iter((grouped(weight.scales),))),
+            Initializer(f"{name}.zeros", dtype, places, lambda: iter((about_zero(grouped(weight.zeros)),))),
+        )
+
     def account(self, architecture: Architecture) -> dict[str, dict[str, int]]:
         """How many tensors and parameters the graph holds at each width, such as `int4` or `float32`.
 

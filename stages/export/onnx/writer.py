@@ -137,7 +137,7 @@ def _frame(initializer: Initializer, placement: Placement, data_name: str) -> tu
 def _write_data(initializer: Initializer, sink: Sink, progress: Callable[[int], None]) -> None:
     written = 0
     for block in initializer.blocks():
-        if block.dtype.name != initializer.dtype or not block.flags.c_contiguous:
+        if block.dtype.name != initializer.storage or not block.flags.c_contiguous:
             raise StageError(f"{initializer.name} gave a block of {block.dtype.name} that cannot be written")
         sink.write(block.data.cast("B") if block.size else b"")
         written += block.nbytes

@@ -64,7 +64,7 @@ class Histogram:
     @property
     def centres(self) -> npt.NDArray[np.float64]:
         """The middle of each bin: float64 [BINS]."""
-        return (np.arange(BINS) - MIDDLE + 0.5) * self.width
+        return (np.arange(BINS, dtype=np.float64) - MIDDLE + 0.5) * self.width
 
 
 @dataclass(frozen=True, eq=False)

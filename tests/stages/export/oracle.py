@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,24 @@ if TYPE_CHECKING:
     Feeds = dict[str, Array]
 
 
+def open_graph(path: Path) -> Any:
+    """A session with one thread and the options that the export asks for."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    about = path.parent / "ingot.json"
+    if about.exists():
+        for name, value in json.loads(about.read_text())["session_options"].items():
+            options.add_session_config_entry(name, value)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 class OnnxModel:
     """An exported graph in onnxruntime, with one thread."""
 
     def __init__(self, directory: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            str(directory / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = open_graph(directory / "model.onnx")
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, feeds: Feeds, past: Feeds | None = None) -> tuple[Array, Feeds]:

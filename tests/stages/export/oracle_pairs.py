@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .oracle import open_graph
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -22,14 +24,7 @@ class OnnxPair:
     """An exported encoder-decoder in onnxruntime, with one thread."""
 
     def __init__(self, directory: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.encoder, self.decoder = (
-            onnxruntime.InferenceSession(str(directory / name), options, providers=["CPUExecutionProvider"])
-            for name in ("encoder.onnx", "model.onnx")
-        )
+        self.encoder, self.decoder = (open_graph(directory / name) for name in ("encoder.onnx", "model.onnx"))
 
     def encode(self, ids: Array, mask: Array) -> Feeds:
         """The last hidden state, and what the decoder takes of a source."""

@@ -63,6 +63,13 @@ def test_dynamic_int8_with_one_scale_a_row_takes_the_integer_kernel() -> None:
     assert chosen(8, 0, sym=False, activation="dynamic") == Int8Kernel(has_zeros=True)
 
 
+def test_static_int8_takes_the_integer_kernel_unless_the_head_is_the_embedding() -> None:
+    assert chosen(8, 0, activation="static") == Int8Kernel(has_zeros=False)
+    spec = WeightSpec(WeightFormat(8, 0, True, "static"), (64, 512))
+    with pytest.raises(InputError, match="a head that is the embedding"):
+        block_kernel("w", spec, accuracy_level=0)
+
+
 def test_other_dynamic_weights_take_blocks_with_int8_activations() -> None:
     kernel = chosen(4, 32, activation="dynamic")
     assert isinstance(kernel, BlockKernel)

@@ -220,10 +220,11 @@ def test_exporting_imports_no_torch(tiny_checkpoint: Any, tmp_path: Path) -> Non
 import sys
 from pathlib import Path
 from ingot.stages.export.onnx.build import build
+from ingot.stages.export.onnx.linear import Form
 from ingot.stages.export.onnx.weights import Weights
 from ingot.stages.model.checkpoint import Checkpoint
 checkpoint = Checkpoint.open(Path({str(tiny_checkpoint("llama"))!r}))
-build(checkpoint.architecture, Weights(checkpoint, None), 4)
+build(checkpoint.architecture, Weights(checkpoint, None), Form(4))
 print('torch' in sys.modules, 'transformers' in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
