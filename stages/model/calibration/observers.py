@@ -101,19 +101,24 @@ def merge(first: Histogram, second: Histogram) -> Histogram:
     return Histogram(exponent, counts, min(first.low, second.low), max(first.high, second.high))
 
 
-def observe(statistic: Statistic | None, values: Floats, percentile: float) -> Statistic:
-    """A statistic with one batch more.
+def observe(values: Floats, percentile: float) -> Statistic:
+    """The statistic of one batch.
 
     percentile: of the values, how many in a hundred lie within the tails; half of the rest on either side.
     """
     found = histogram(values)
     share = (1 - percentile / 100) / 2
-    tails = (quantile(found, share), quantile(found, 1 - share))
-    if statistic is None:
-        return Statistic(found, tails, 1)
-    batches = statistic.batches + 1
-    low, high = (known + (new - known) / batches for known, new in zip(statistic.tails, tails, strict=True))
-    return Statistic(merge(statistic.histogram, found), (low, high), batches)
+    return Statistic(found, (quantile(found, share), quantile(found, 1 - share)), 1)
+
+
+def combine(first: Statistic, second: Statistic) -> Statistic:
+    """The statistic of both's batches, in whatever order they come."""
+    batches = first.batches + second.batches
+    low, high = (
+        (one * first.batches + other * second.batches) / batches
+        for one, other in zip(first.tails, second.tails, strict=True)
+    )
+    return Statistic(merge(first.histogram, second.histogram), (low, high), batches)
 
 
 def quantile(found: Histogram, share: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -16,6 +17,7 @@ from ingot.stages.model.calibration.observers import (
     BINS,
     MIDDLE,
     OBSERVERS,
+    combine,
     divergence,
     entropy_limit,
     grid,
@@ -33,10 +35,9 @@ FLOATS = arrays(
 
 
 def statistic(*batches: Any, percentile: float = 99.9) -> Any:
-    found = None
-    for batch in batches:
-        found = observe(found, np.asarray(batch, np.float32), percentile)
-    return found
+    return functools.reduce(
+        combine, (observe(np.asarray(batch, np.float32), percentile) for batch in batches)
+    )
 
 
 def rounded(values: Any, form: Any) -> Any:
