@@ -180,6 +180,7 @@ def test_one_integer_product_is_what_rounding_each_token_by_itself_gives(
     model.graph.output.append(onnx.helper.make_tensor_value_info(hidden_name, 1, None))
     (tmp_path / "probe").mkdir()
     onnx.save(model, tmp_path / "probe" / "model.onnx")
+    shutil.copy(path.parent / "ingot.json", tmp_path / "probe")
     probe = OnnxModel(tmp_path / "probe")
     feeds = cases(320)["prefill"].steps()[0]
     past = {
