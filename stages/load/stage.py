@@ -9,11 +9,11 @@ from ...artifacts.errors import IntakeError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
 from ..model.checkpoint import PICKLED, TOKENIZER_FILE, Checkpoint
+from ..model.templates import check_templates
 from ..model.tokenizer import check_readable
 from .files import source_files, weight_layout
 from .hub import resolve
 from .intake import inspect_source
-from .templates import check_templates
 from .weights import expected_tensors
 
 if TYPE_CHECKING:

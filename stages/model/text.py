@@ -1,13 +1,15 @@
 """Text files as documents: JSON lines with a `text` each, or plain text with a mark between documents.
 
 JSON lines may instead hold pairs, a `source` and the `target` that an encoder-decoder is to make of it; to
-all other models a pair is a document of both, one below the other.
+all other models a pair is a document of both, one below the other. Texts that are not measured may also be
+`messages` of a chat, which a model reads by its template, or the `input_ids` of tokens.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,24 @@ class Pair:
 
     source: str
     target: str
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Messages, each with a `role` and its `content`."""
+
+    messages: tuple[Mapping[str, object], ...]
+    where: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A document that is tokenized already."""
+
+    ids: tuple[int, ...]
+
+
+Line = str | Pair | Chat | Tokens
 
 
 def read_documents(path: Path) -> list[str]:
@@ -48,14 +68,22 @@ def parse_documents(data: bytes, where: str) -> list[str]:
     """
     text = _decoded(data, where)
     if where.lower().endswith(".jsonl"):
-        lines = _json_lines(text, where)
-        parts = [f"{line.source}\n{line.target}" if isinstance(line, Pair) else line for line in lines]
+        parts = [as_text(line) for line in _json_lines(text, where)]
     else:
         parts = _MARK_LINE.split(text)
     documents = [part for part in parts if part.strip()]
     if not documents:
         raise DataError("the file holds no text", where=where)
     return documents
+
+
+def parse_lines(data: bytes, where: str) -> list[Line]:
+    """The documents of a file as they are written; of any but JSON lines, the texts. Raises DataError as
+    above.
+    """
+    if where.lower().endswith(".jsonl"):
+        return _json_lines(_decoded(data, where), where)
+    return list(parse_documents(data, where))
 
 
 def parse_pairs(data: bytes, where: str) -> list[Pair]:
@@ -86,9 +114,21 @@ def _decoded(data: bytes, where: str) -> str:
         ) from None
 
 
-def _json_lines(text: str, where: str) -> list[str | Pair]:
+def as_text(line: Line) -> str:
+    """A document as text, for what knows neither templates nor tokens."""
+    match line:
+        case Pair(source, target):
+            return f"{source}\n{target}"
+        case Chat(messages):
+            return "\n".join(str(message["content"]) for message in messages)
+        case Tokens(ids):
+            return " ".join(map(str, ids))
+    return line
+
+
+def _json_lines(text: str, where: str) -> list[Line]:
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    documents: list[str | Pair] = []
+    documents: list[Line] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -101,7 +141,11 @@ def _json_lines(text: str, where: str) -> list[str | Pair]:
     return documents
 
 
-def _entry(value: dict[str, object], where: str) -> str | Pair:
+def _entry(value: dict[str, object], where: str) -> Line:
+    if "messages" in value:
+        return _chat(value["messages"], where)
+    if "input_ids" in value:
+        return _tokens(value["input_ids"], where)
     text, source, target = (value.get(name) for name in ("text", "source", "target"))
     if isinstance(text, str):
         return text
@@ -114,3 +158,23 @@ def _entry(value: dict[str, object], where: str) -> str | Pair:
         where=where,
         fix='write one {"text": "..."} a line; for pairs, one {"source": "...", "target": "..."}',
     )
+
+
+def _chat(messages: object, where: str) -> Chat:
+    sound = isinstance(messages, list) and all(
+        isinstance(each, dict) and isinstance(each.get("role"), str) and isinstance(each.get("content"), str)
+        for each in messages
+    )
+    if not sound or not messages:
+        raise DataError(
+            'the "messages" are not a list of a "role" and a "content" each, both texts',
+            where=where,
+            fix='write {"messages": [{"role": "user", "content": "..."}, ...]}',
+        )
+    return Chat(tuple(messages), where)  # type: ignore[arg-type]
+
+
+def _tokens(ids: object, where: str) -> Tokens:
+    if not isinstance(ids, list) or not ids or not all(type(each) is int and each >= 0 for each in ids):
+        raise DataError('the "input_ids" are not a list of token ids', where=where)
+    return Tokens(tuple(ids))

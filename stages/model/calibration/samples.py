@@ -11,13 +11,16 @@ import torch
 from ....artifacts.digest import digest_bytes
 from ....artifacts.errors import DataError
 from ..blocks.network import Batch
+from ..chat import renderer
 from ..pairs import of_lines, of_text
-from ..text import parse_documents, parse_pairs
+from ..text import Chat, Tokens, as_text, parse_documents, parse_lines, parse_pairs
 from ..tokens import check_vocabulary, encode, load_tokenizer, windows, wrapped_windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tokenizers import Tokenizer
 
     from ..families import Architecture
     from ..pairs import Pairs
@@ -51,16 +54,34 @@ def take(path: Path, directory: Path, model: Architecture, window: int, most: in
     if model.task == "seq2seq-lm":
         return _of_pairs(_pairs(data, path, directory, model, window), model, most)
     tokenizer, width = load_tokenizer(directory), min(window, model.context)
-    documents = parse_documents(data, str(path))
     if model.task == "encoder":
-        found = wrapped_windows(tokenizer, documents, width)
+        found = wrapped_windows(tokenizer, parse_documents(data, str(path)), width)
     else:
-        found = windows(encode(tokenizer, documents), width)
+        found = windows(_ids(tokenizer, data, path, directory), width)
     check_vocabulary(found, model.vocabulary)
     if found.tokens < width:
         raise _too_short(found.tokens, width, path)
     chosen = _chosen(found.lengths, most)
     return _samples([Batch(ids) for ids in _batches(found, chosen)], len(chosen))
+
+
+def _ids(tokenizer: Tokenizer, data: bytes, path: Path, directory: Path) -> list[list[int]]:
+    """The token ids of each document: texts by the tokenizer, chats by the template before it."""
+    lines = parse_lines(data, str(path))
+    if not any(isinstance(line, Chat | Tokens) for line in lines):
+        return encode(tokenizer, parse_documents(data, str(path)))
+    render = renderer(directory) if any(isinstance(line, Chat) for line in lines) else None
+    documents: list[list[int]] = []
+    for line in lines:
+        if isinstance(line, Tokens):
+            documents.append(list(line.ids))
+        elif isinstance(line, Chat) and render is not None:
+            # A template writes the special tokens itself.
+            text = render(line.messages, line.where)
+            documents.append(tokenizer.encode(text, add_special_tokens=False).ids)
+        else:
+            documents += encode(tokenizer, [as_text(line)])
+    return documents
 
 
 def _pairs(data: bytes, path: Path, directory: Path, model: Architecture, window: int) -> Pairs:

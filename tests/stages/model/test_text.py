@@ -99,3 +99,27 @@ def test_text_that_is_not_utf8_is_refused_with_the_byte() -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_documents(tmp_path / "none.txt")
+
+
+def test_chats_and_tokens_read_as_text_where_nothing_renders_them() -> None:
+    lines = [
+        {"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]},
+        {"input_ids": [3, 4, 5]},
+    ]
+    assert documents("\n".join(map(json.dumps, lines)), "chat.jsonl") == ["Where?\nThere.", "3 4 5"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"messages": []}', "not a list of a"),
+        ('{"messages": [{"role": "user"}]}', "not a list of a"),
+        ('{"messages": "hi"}', "not a list of a"),
+        ('{"input_ids": [1, -2]}', "not a list of token ids"),
+        ('{"input_ids": [1, true]}', "not a list of token ids"),
+        ('{"input_ids": []}', "not a list of token ids"),
+    ],
+)
+def test_malformed_chats_and_tokens_are_refused_with_their_line(line: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"{message}.*chat.jsonl:2"):
+        documents('{"text": "x"}\n' + line, "chat.jsonl")

@@ -72,3 +72,36 @@ def test_a_text_of_less_than_a_window_is_refused(tmp_path: Path, tiny_checkpoint
         take(path, tiny_checkpoint("llama"), 40, 5)
     with pytest.raises(DataError, match="fewer than one window"):
         take(path, tiny_checkpoint("t5"), 40, 5)
+
+
+def test_chats_and_tokens_are_documents_beside_texts(tmp_path: Path, tiny_checkpoint: Any) -> None:
+    import json
+    import shutil
+
+    from ingot.stages.model.tokens import load_tokenizer
+
+    directory = tmp_path / "chat"
+    shutil.copytree(tiny_checkpoint("llama"), directory)
+    template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    (directory / "chat_template.jinja").write_text(template)
+    tokens = list(range(10, 50))
+    lines = [
+        {"input_ids": tokens},
+        {"messages": [{"role": "user", "content": "The river ran past the old mill. " * 4}]},
+        {"text": "She sold the hinges to the miller. " * 4},
+    ]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    rows = ids(take(path, directory, 20, 100))
+    tokenizer = load_tokenizer(directory)
+    assert rows[:2] == [tokens[:20], tokens[20:]]
+    assert rows[2][0] == 0
+    assert tokenizer.decode(rows[2]).startswith("user: The river")
+    assert any(tokenizer.decode(row).startswith("She sold") for row in rows)
+
+
+def test_ids_outside_the_vocabulary_are_refused(tmp_path: Path, tiny_checkpoint: Any) -> None:
+    path = tmp_path / "ids.jsonl"
+    path.write_text('{"input_ids": [5, 6, 320]}\n' * 30)
+    with pytest.raises(DataError, match="320 is outside the model's vocabulary"):
+        take(path, tiny_checkpoint("llama"), 3, 5)

@@ -1,13 +1,14 @@
-"""Chat templates: parsed, and never rendered."""
+"""Chat templates: those that reach out of a sandbox are refused, by reading them alone."""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import jinja2
 import pytest
 from ingot.artifacts.errors import IntakeError
-from ingot.stages.load import templates
+from ingot.stages.model import templates
 
 CHATS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m.content | trim }}{% endfor %}",
@@ -51,17 +52,17 @@ def test_a_template_is_parsed_and_never_rendered(monkeypatch):
 @pytest.mark.parametrize(
     "place", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json", "named"]
 )
-def test_templates_are_found_wherever_a_checkpoint_may_have_them(own_checkpoint, tmp_path, place):
-    model = own_checkpoint()
+def test_templates_are_found_wherever_a_checkpoint_may_have_them(tiny_checkpoint, tmp_path, place):
+    model = shutil.copytree(tiny_checkpoint("llama"), tmp_path / "model")
     text = "{{ x.__class__ }}"
     name = "tokenizer_config.json" if place == "named" else place
     if name.endswith(".jinja"):
-        (model.path / name).write_text(text)
+        (model / name).write_text(text)
     else:
-        (model.path / name).touch()
-        old = json.loads((model.path / name).read_text() or "{}")
+        (model / name).touch()
+        old = json.loads((model / name).read_text() or "{}")
         value = [{"name": "default", "template": text}] if place == "named" else text
-        (model.path / name).write_text(json.dumps({**old, "chat_template": value}))
+        (model / name).write_text(json.dumps({**old, "chat_template": value}))
     with pytest.raises(IntakeError, match=rf"the chat template in {name} reaches for '__class__'") as caught:
-        templates.check_templates(model.path, tmp_path / "given")
+        templates.check_templates(model, tmp_path / "given")
     assert caught.value.where == str(tmp_path / "given" / name)

@@ -1,4 +1,4 @@
-"""Chat templates: Ingot copies them and never renders one; those that try to leave a sandbox are refused.
+"""Chat templates: those that try to leave a sandbox are refused before anything renders one.
 
 A template is a program in Jinja. Who renders it later, perhaps without a sandbox, should not be handed one
 that reaches for the interpreter: names and attributes that begin with an underscore, formats that reach into
@@ -11,14 +11,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import IntakeError
-from ..model.checkpoint import read_object
+from .checkpoint import TOKENIZER_CONFIG_FILE, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 TEMPLATE_FILE = "chat_template.jinja"
-JSON_FILES = ("chat_template.json", "tokenizer_config.json")
+JSON_FILES = ("chat_template.json", TOKENIZER_CONFIG_FILE)
 KEY = "chat_template"
 MOST_CHARACTERS = 1 << 20
 # A format that reaches for what is private: {0.__class__}, {x[__y__]}.
@@ -60,7 +60,7 @@ def fault(text: str) -> str | None:
     from jinja2 import nodes
 
     try:
-        tree = _environment().parse(text)
+        tree = environment().parse(text)
         for node in tree.find_all(nodes.Node):
             if reason := _reach(node):
                 return reason
@@ -78,8 +78,11 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(entry.get("template") if isinstance(entry, dict) else None)
 
 
-def _environment() -> Any:
-    """The Jinja that transformers renders with: loop controls, and blocks that mark what a model says."""
+def environment() -> Any:
+    """The Jinja that transformers renders with: loop controls, and blocks that mark what a model says.
+
+    It is a sandbox; lines that hold nothing but a tag leave nothing behind.
+    """
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -96,7 +99,9 @@ def _environment() -> Any:
                 line
             )
 
-    return ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols", Generation])
+    return ImmutableSandboxedEnvironment(
+        extensions=["jinja2.ext.loopcontrols", Generation], trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def _reach(node: Any) -> str | None:
