@@ -39,7 +39,9 @@ MODEL = "llama-tiny"
 RECIPE = """\
 model: ../llama-tiny
 targets: {cpu-int8: , cpu-int4: }
-measure: {reference: {max_tokens: 1024}, cost: {repeats: 1, passes: 1, prefill_tokens: 8, decode_tokens: 2}}
+measure:
+  reference: {max_tokens: 4096, new_tokens: 1}
+  cost: {repeats: 1, passes: 1, prefill_tokens: 8, decode_tokens: 2}
 gates: {perplexity: {max_increase: 50%}}
 """
 TINY = {
@@ -242,7 +244,7 @@ def orphans(place: Place) -> list[tuple[str, int]]:
         if not fine or any(part.startswith(".") for part in parts):
             found.append(("/".join(parts), path.lstat().st_size))
     # A directory takes no bytes that du would not count again, but is left over all the same.
-    for folder in (*(place.store / name for name in EMPTY), place.root / "tmp"):
+    for folder in (place.store / name for name in EMPTY):
         empty = (path for path in folder.iterdir() if path.is_dir() and not any(path.rglob("*")))
         found += [(f"{path.relative_to(place.root)}/", 0) for path in empty]
     return found
