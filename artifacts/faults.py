@@ -40,7 +40,8 @@ RECORD = ("record.written", "record.renamed", "record.synced")
 COLLECT = ("gc.forgotten", "gc.trashed", "gc.tidied", "gc.removed")
 QUARANTINE = ("quarantine.moved", "quarantine.noted")
 JOURNAL = ("journal.created", "journal.planned", "journal.written", "journal.synced")
-LABELS = (*PUBLISH, *RECORD, *COLLECT, *QUARANTINE, *JOURNAL)
+DELIVERY = ("delivery.written", "delivery.set-aside", "delivery.renamed")
+LABELS = (*PUBLISH, *RECORD, *COLLECT, *QUARANTINE, *JOURNAL, *DELIVERY)
 
 WRITE, SYNC, CLOCK = "write", "fsync", "clock"
 OPERATIONS = (WRITE, SYNC, CLOCK)

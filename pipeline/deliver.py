@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifacts.digest import digest_bytes
 from ..artifacts.errors import DataError, StoreError
-from ..artifacts.files import remove_tree, storage, unique_name, write_file
+from ..artifacts.faults import fault
+from ..artifacts.files import remove_tree, storage, sync_directory, unique_name, write_file
 from .card import render_card
 from .delivery_manifest import MANIFEST, manifest, read_manifest, without_occasion
 from .report.collect import SESSION
@@ -27,7 +30,6 @@ from .report.html import render_html
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from ..artifacts.manifest import Artifact
     from ..artifacts.store import Store
@@ -156,7 +158,11 @@ def _beside(place: Path) -> Iterator[Path]:
     fresh.mkdir()
     try:
         yield fresh
+        for directory, _, _ in os.walk(fresh, topdown=False):
+            sync_directory(Path(directory))
+        fault("delivery.written")
         _replace(place, fresh)
+        sync_directory(place.parent)
     finally:
         if fresh.exists():
             remove_tree(fresh)
@@ -169,7 +175,13 @@ def _replace(place: Path, fresh: Path) -> None:
         return
     old = place.with_name(f".{place.name}.{unique_name()}.{OLD}")
     place.rename(old)
-    fresh.rename(place)
+    try:
+        fault("delivery.set-aside")
+        fresh.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+    fault("delivery.renamed")
     remove_tree(old)
 
 

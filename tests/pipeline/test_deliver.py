@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from ingot.artifacts import faults
 from ingot.artifacts.errors import CorruptError, StoreError
 from ingot.pipeline import deliver
 from ingot.pipeline.deliver import DELIVERED, ON_REQUEST, deliver_targets
@@ -39,11 +40,13 @@ def publish(store: Store, content: bytes) -> Artifact:
 @pytest.fixture
 def ship(store: Store, samples: ModuleType, tmp_path: Path) -> Deliver:
     """``ship(status="pass", content=b"graph", statuses=DELIVERED, run="r1")``: delivers the target `cpu`."""
+    published: dict[bytes, Artifact] = {}
 
     def make(
         status: str = "pass", content: bytes = b"graph", statuses: frozenset[str] = DELIVERED, run: str = "r1"
     ) -> RunReport:
-        artifact = publish(store, content)
+        artifact = published.get(content) or publish(store, content)
+        published[content] = artifact
         target = samples.target("cpu", status=status, artifact=artifact.digest, delivery=None)
         report = dataclasses.replace(samples.report(target), run=run)
         return deliver_targets(store, report, {"cpu": artifact}, tmp_path / "out", statuses)
@@ -212,6 +215,28 @@ def test_an_error_while_writing_leaves_the_earlier_delivery_whole(
         ship(content=b"new")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cpu"]
     assert (tmp_path / "out" / "cpu" / "model.onnx").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("effect", ["eio", "enospc"])
+@pytest.mark.parametrize("place", [*faults.DELIVERY, "write", "fsync", "fsync@6"])
+def test_a_disk_that_fails_at_any_step_is_told_and_leaves_one_whole_delivery(
+    ship: Deliver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, effect: str
+) -> None:
+    ship(content=b"new", statuses=frozenset())  # it is published: what fails below is the delivery
+    ship(content=b"old")
+    name, _, nth = place.partition("@")
+    with monkeypatch.context() as patch:
+        patch.setenv(faults.VARIABLE, f"{name}={effect}@{nth or 1}")
+        with pytest.raises(StoreError, match="no space left" if effect == "enospc" else "Input/output"):
+            ship(content=b"new")
+    (whole,) = [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")]
+    manifest = json.loads((whole / "manifest.json").read_text("utf-8"))
+    for file in manifest["files"]:
+        assert hashlib.sha256((whole / file["path"]).read_bytes()).hexdigest() == file["sha256"]
+    assert (whole / "model.onnx").read_bytes() == (b"new" if name == "delivery.renamed" else b"old")
+    ship(content=b"new")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cpu"]
+    assert (tmp_path / "out" / "cpu" / "model.onnx").read_bytes() == b"new"
 
 
 def test_what_a_killed_run_left_goes_and_what_it_moved_comes_back(ship: Deliver, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from ingot.artifacts.faults import PUBLISH, RECORD
+from ingot.artifacts.faults import DELIVERY, PUBLISH, RECORD
 from ingot.pipeline.history import History
 from ingot.pipeline.locate import report_directory
 
@@ -65,6 +65,22 @@ class TestKills:
         assert workplace.run(INGOT_FAULT=label).code == -signal.SIGKILL
         workplace.await_silence()
         is_resumed(workplace, outputs)
+
+    @pytest.mark.parametrize("label", DELIVERY)
+    def test_a_driver_that_dies_while_it_delivers_leaves_one_whole_delivery_in_the_end(
+        self, workplace: Workplace, label: str
+    ) -> None:
+        outputs = workplace.outputs()
+        before = (workplace.directory / "out" / "cpu-int8" / "manifest.json").read_text()
+        changed = ("--set", "gates.perplexity.max_increase=60%")  # nothing is built anew for another limit
+        assert workplace.run(*changed, INGOT_FAULT=label).code == -signal.SIGKILL
+        assert workplace.run(*changed).code == 0
+        after = (workplace.directory / "out" / "cpu-int8" / "manifest.json").read_text()
+        assert after != before
+        assert "60" in after
+        assert workplace.outputs() == outputs
+        workplace.is_clean()
+        workplace.leaves_nothing()
 
     def test_a_killed_worker_is_one_clear_error_and_the_run_resumes(
         self, half_built: tuple[Workplace, dict[str, str]]
