@@ -13,6 +13,7 @@ from ..artifacts.errors import IngotError, StageError
 from ..artifacts.files import storage
 from ..artifacts.manifest import Action, Artifact
 from ..artifacts.store import Store
+from ..stages import base
 from ..targets.host import probe
 from .events import Emit, NodeStarted
 from .executor import Executor
@@ -77,6 +78,7 @@ class NodeBuilder:
             seed=node.seed,
             cores=grant.cores,
             memory_bytes=self.executor.capacity().memory_bytes,
+            module=base.get(node.stage).module,
         )
 
     def _run(

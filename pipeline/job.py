@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..artifacts import errors
 from ..artifacts.errors import CorruptError, IngotError
-from ..artifacts.files import storage, sync_directory, unique_name, write_file
+from ..artifacts.files import storage, write_whole
 from ..artifacts.manifest import Json
 
 JOB = "job.json"
@@ -30,6 +30,7 @@ class Job:
     node, stage: their names.  params: plain values of the stage's parameter class.  inputs: input name →
     artifact digest.  store: the store's root.  directory: this job's own, kept until its output is recorded.
     log: where everything the process prints goes.  cores: the threads it may start.  memory_bytes: its bound.
+    module: where the stage is defined, when that is known.
     """
 
     node: str
@@ -43,6 +44,7 @@ class Job:
     seed: int
     cores: int
     memory_bytes: int
+    module: str | None = None
 
     @property
     def scratch(self) -> Path:
@@ -114,11 +116,12 @@ class JobResult:
 
 
 def _replace(path: Path, value: object) -> None:
+    """Writes a file whole or not at all, without waiting for the disk.
+
+    A machine that goes down takes the job with it, and the next run writes both files anew.
+    """
     with storage(path):
-        temporary = path.with_name(f".{unique_name()}")
-        write_file(temporary, json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-        temporary.rename(path)
-        sync_directory(path.parent)
+        write_whole(path, json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def _load(path: Path, schema: str) -> dict[str, object]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from ..artifacts import schema
 from ..artifacts.manifest import Action, Artifact
@@ -19,14 +20,16 @@ from ..artifacts.store import Store
 from ..stages import base
 from ..stages.base import Requirement
 from ..targets.host import Host, probe
-from .explain import KeyDiff, changes
 from .graph import Graph, Leaf, Node
-from .history import History
+from .key_changes import changes, told
 from .keys import data_digests, key_of, preimage
 from .makespan import makespan
 from .memory import default_bound
 from .predict import Prediction, Predictor
 from .requirements import of_leaf, of_node, of_room, raise_missing
+
+if TYPE_CHECKING:
+    from .history import History
 
 PLAN_SCHEMA = "ingot/plan/v2"
 
@@ -135,7 +138,9 @@ class Planner:
 
     @cached_property
     def history(self) -> History:
-        """What was built before; read when something has to run, never for a run that is all hits."""
+        """What was built before; imported and read when something has to run, never for what is all hits."""
+        from .history import History
+
         return History(self.store)
 
     def plan(self, graph: Graph) -> Plan:
@@ -178,7 +183,7 @@ class Planner:
         if self.store.read_action(key) is not None:
             reason = "built before, but its output is gone from the store"
         else:
-            reason = str(self._diff(node, made_of))
+            reason = self._why(node, made_of)
         return Decision(node.name, State.RUN, reason, key, made_of)
 
     def _decide(self, node: Node, sources: Mapping[str, Decision]) -> Decision:
@@ -197,9 +202,10 @@ class Planner:
         reason = f"waits for {' and '.join(waits)}"
         return Decision(node.name, State.PENDING, reason, None, made_of)
 
-    def _diff(self, node: Node, made_of: Mapping[str, object]) -> KeyDiff:
+    def _why(self, node: Node, made_of: Mapping[str, object]) -> str:
+        """What changed since a node of this name was last used."""
         old = self.history.last(node.name)
-        return KeyDiff(node.name, old, changes(old.action.preimage, made_of) if old else ())
+        return told(changes(old.action.preimage, made_of)) if old else "not built before"
 
     def _predicted(self, plan: Plan) -> Plan:
         """The plan with what each waiting node will take, and what this machine has too little of for it."""

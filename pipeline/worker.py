@@ -111,7 +111,7 @@ def run_stage(job: Job, reporter: Reporter) -> JobResult:
     from ..stages import base
 
     store = Store.open(job.store)
-    stage: Stage[object] = base.get(job.stage)
+    stage: Stage[object] = base.get(job.stage, job.module)
     params = schema.build(stage.params, job.params, prefix=job.node)
     inputs = {name: fetch(store, name, digest) for name, digest in job.inputs.items()}
     with store.outbox() as output:
@@ -158,13 +158,12 @@ def fetch(store: Store, name: str, digest: str) -> Artifact:
 
 def tool_versions(stage: Stage[object]) -> dict[str, str]:
     """The versions of Python and of the distributions the stage declares, as this process sees them."""
-    import importlib.metadata
-    import platform
+    versions = {"python": sys.version.partition(" ")[0]}
+    if stage.tools:
+        import importlib.metadata
 
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in stage.tools},
-    }
+        versions.update({name: importlib.metadata.version(name) for name in stage.tools})
+    return versions
 
 
 def take_over_standard_streams() -> int:

@@ -181,15 +181,25 @@ def stage(
     return wrap
 
 
+def _defined(name: str, module: str) -> Stage[Any] | None:
+    values = vars(importlib.import_module(module)).values()
+    return next((each for each in values if isinstance(each, Stage) and each.name == name), None)
+
+
 def names() -> tuple[str, ...]:
     """The names of all stages, built in and registered by entry points (group `ingot.stages`)."""
     return tuple(sorted({*BUILTIN, *(point.name for point in entry_points(ENTRY_POINTS))}))
 
 
-def get(name: str) -> Stage[Any]:
-    """The stage called ``name``; raises RecipeError with the nearest name when there is none."""
+def get(name: str, module: str | None = None) -> Stage[Any]:
+    """The stage called ``name``; raises RecipeError with the nearest name when there is none.
+
+    module: where it is known to be defined, so that nobody has to search all that is installed.
+    """
     if name in BUILTIN:
         found = importlib.import_module(BUILTIN[name]).run
+    elif module is not None and (defined := _defined(name, module)):
+        found = defined
     else:
         points = {point.name: point for point in entry_points(ENTRY_POINTS)}
         if name not in points:

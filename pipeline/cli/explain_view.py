@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..explain import short
+from ..key_changes import short
 from ..past import show_time
 from ..units import show_seconds
 from .plan_view import COLOURS, shown_value
@@ -14,8 +14,9 @@ from .plan_view import COLOURS, shown_value
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ..explain import Change, KeyDiff
+    from ..explain import KeyDiff
     from ..history import Use
+    from ..key_changes import Change
     from ..plan import Plan
 
 

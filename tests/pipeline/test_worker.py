@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from ingot.artifacts.errors import Interrupted, StageError
+from ingot.artifacts.errors import Interrupted, RecipeError, StageError
 from ingot.artifacts.store import Store
 from ingot.pipeline import events, memory
 from ingot.pipeline.environment import child_environment
 from ingot.pipeline.job import Job, JobResult
 from ingot.pipeline.local import LocalExecutor
+from ingot.stages import base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -217,3 +218,14 @@ def test_the_default_bound_leaves_the_machine_some_of_its_free_memory() -> None:
     free = psutil.virtual_memory().available
     assert 0 < memory.default_bound() < free
     assert memory.held_bytes(os.getpid()) > memory.own_bytes(os.getpid()) / 2
+
+
+def test_a_stage_is_found_where_it_is_said_to_be_or_among_all_that_is_installed(
+    toys: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = base.get("toy.text")
+    assert base.get("toy.text", "ingot.pipeline.job") is found
+    monkeypatch.setattr(base, "entry_points", lambda _group: ())
+    assert base.get("toy.text", found.module) is found
+    with pytest.raises(RecipeError, match=r"no stage 'toy\.text'"):
+        base.get("toy.text")
