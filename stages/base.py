@@ -35,6 +35,7 @@ ENTRY_POINTS = "ingot.stages"
 
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
+    "fuse.rotate": "ingot.stages.fuse.rotate",
     "quantize.rtn": "ingot.stages.quantize.rtn",
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
     "quantize.gptq": "ingot.stages.quantize.gptq",

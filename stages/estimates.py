@@ -45,6 +45,17 @@ def rounding(params: Any, work: Work) -> Estimate:
     )
 
 
+def rotate(params: Any, work: Work) -> Estimate:
+    """`fuse.rotate`: a handful of passes over blocks of every tensor in float64, one tensor in memory."""
+    stored = FLOAT32 if params.dtype == "float32" else FLOAT32 // 2
+    return Estimate(
+        PROCESS_SECONDS + 2.5e-7 * work.parameters,
+        PROCESS_BYTES + FLOAT32 * work.parameters // 2,
+        stored * work.parameters + SIDECARS,
+        parallel=work.cores,
+    )
+
+
 def export_onnx(_params: Any, work: Work) -> Estimate:
     """A float32 graph of a checkpoint; a graph of about the codes' size of a quantized one."""
     quantized = any(kind == "quantized-checkpoint" for kind, _ in work.inputs.values())
@@ -91,6 +102,7 @@ def typical(_params: Any, work: Work) -> Estimate:
 
 TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "load": load,
+    "fuse.rotate": rotate,
     "quantize.rtn": rounding,
     "quantize.dynamic": rounding,
     "export.onnx": export_onnx,

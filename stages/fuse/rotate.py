@@ -1,0 +1,127 @@
+"""`fuse.rotate`: the residual stream in a basis where no feature stands out, and the network as it was."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ...artifacts.schema import param
+from ..base import Context, Result, stage
+
+if TYPE_CHECKING:
+    from ..model.checkpoint import Checkpoint
+    from ..model.families import Architecture
+
+STORED = {"float32": "F32", "bfloat16": "BF16"}
+DTYPE_KEYS = ("dtype", "torch_dtype")
+TIED_KEY = "tie_word_embeddings"
+
+
+@dataclass(frozen=True)
+class RotateParams:
+    """Parameters of `fuse.rotate`."""
+
+    values: bool = param(
+        True,
+        doc="rotate the values of each head too, into the map that reads them; it costs nothing at run time",
+    )
+    dtype: str = param(
+        "float32",
+        choices=tuple(STORED),
+        doc="of the weights written; float32, since bfloat16 would round every weight once more",
+    )
+
+
+@stage(
+    "fuse.rotate",
+    params=RotateParams,
+    inputs={"model": ("checkpoint",)},
+    output="checkpoint",
+    version=1,
+    determinism="seeded",
+    tools=("numpy",),
+    summary="Rotate the residual stream by a random Hadamard matrix, folded: the same function, no outliers",
+)
+def run(context: Context[RotateParams]) -> Result:
+    """Rotates the checkpoint `model`, tensor by tensor (QuaRot, arXiv:2404.00456, without online rotations).
+
+    Norms' gains go into the maps behind them first; a head that is tied to the embedding becomes a tensor of
+    its own, since the last norm's gain is in it. Raises StageError for networks other than decoders with
+    root-mean-square norms in front of their blocks.
+    """
+    import numpy as np
+
+    from ...artifacts.tensors import SafetensorsWriter, TensorShape
+    from ..model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
+    from ..model.families import architecture
+    from .hadamard import Rotation
+    from .residual import UNCHANGED, changes, require_rotatable
+    from .transform import Transform, narrowed
+
+    params, source = context.params, Checkpoint.open(context.inputs["model"].path)
+    model = source.architecture
+    require_rotatable(model, CONFIG_FILE)
+    config = _config(source, params.dtype)
+    untied = architecture(config, CONFIG_FILE, source.tensors.names())
+    if untied.head is None:
+        raise AssertionError(f"{model.model_type} has no output head of its own when it is not tied")
+    if model.tied:
+        context.note("the output head was tied to the token embedding and is a tensor of its own now")
+    head = untied.head.name
+    todo = changes(model, untied.head, values=params.values)
+    stream, heads = Rotation.of(model.hidden, context.seed), Rotation.of(model.head_dim, context.seed)
+    transform = Transform(source.tensors, model, stream, heads)
+    kept = [name for name in source.tensors.names() if name != head and not _is_unused(name, untied)]
+    # A tied head is made of the embedding.
+    origins = {**{name: name for name in kept}, head: model.embedding if model.tied else head}
+    layout = [
+        TensorShape(name, STORED[params.dtype], source.tensors.info(origin).shape)
+        for name, origin in origins.items()
+    ]
+    _write_sidecars(context, source, config)
+    with (
+        context.output.create(WEIGHTS_FILE) as file,
+        SafetensorsWriter(file, layout) as writer,
+        ThreadPoolExecutor(context.threads) as pool,
+    ):
+        for done, (name, origin) in enumerate(origins.items()):
+            context.progress(done, len(origins), name)
+            value = transform.apply(origin, todo.get(name, UNCHANGED), pool)
+            is_narrow = params.dtype == "bfloat16"
+            writer.write(name, narrowed(value).view(np.uint8).reshape(-1) if is_narrow else value)
+            source.tensors.release(origin)
+    context.progress(len(origins), len(origins), "rotated")
+    facts = {
+        **context.inputs["model"].facts,
+        "dtype": params.dtype,
+        "tied": False,
+        "parameters": sum(each.count for each in layout),
+        "weight_bytes": (context.output.payload / WEIGHTS_FILE).stat().st_size,
+        "rotation": stream.kind,
+    }
+    if params.values:
+        facts["value_rotation"] = heads.kind
+    return Result(facts)
+
+
+def _config(source: Checkpoint, dtype: str) -> dict[str, object]:
+    """The config of what is written: its dtype, and a head of its own."""
+    config = {**source.config, TIED_KEY: False}
+    named = [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]
+    return {**config, **dict.fromkeys(named, dtype)}
+
+
+def _is_unused(name: str, model: Architecture) -> bool:
+    """Whether a tensor is none of the network's, such as stored rotary frequencies."""
+    return any(fnmatchcase(name, pattern) for pattern in model.ignored)
+
+
+def _write_sidecars(context: Context[RotateParams], source: Checkpoint, config: dict[str, object]) -> None:
+    from ..model.checkpoint import CONFIG_FILE
+
+    for path in source.sidecars():
+        if path.name != CONFIG_FILE:
+            context.output.copy_in(path, path.name)
+    context.output.write_json(CONFIG_FILE, config)
