@@ -57,6 +57,11 @@ def manifest(
         "lineage": list(target.lineage),
         "stages": dict(target.recipe),
         "weights_by_width": {width.name: asdict(width) for width in target.widths},
+        # Seconds are of one occasion; a manifest of the same build is the same.
+        "weights": {
+            name: {key: value for key, value in entry.items() if key != "cpu_seconds"}
+            for name, entry in target.evidence.items()
+        },
         "measurements": {name: metric_summary(metric) for name, metric in target.metrics.items()},
         "gates": {"verdict": target.status, "checks": [_check(check) for check in target.checks]},
         "runtime": {"format": target.format, "requires": dict(target.requires)},

@@ -25,7 +25,7 @@ from .model import (
     TargetReport,
     Width,
 )
-from .weights import weight_groups, worst_tensors
+from .weights import layer_errors, tensor_evidence, weight_groups, worst_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,6 +83,8 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         lineage=tuple(result.key for result in lineage if result.key),
         weights=weight_groups(lineage),
         worst_tensors=worst_tensors(lineage),
+        layer_errors=layer_errors(lineage),
+        evidence=tensor_evidence(lineage),
         spreads=spreads(cost) if cost else (),
         sweep=cost.sweep if cost else (),
         golden=quality.golden if quality else (),

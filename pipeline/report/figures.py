@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..metrics import QUALITY, metric_title
 from ..units import significant
 from . import curves, heat
+from .layer_bars import layer_bars
 from .svg import Fragment
 from .waterfall import waterfall
 
@@ -41,6 +42,9 @@ def weights(report: RunReport) -> Iterator[Figure]:
         yield Figure(f"{target.name}: width and bytes", heat.width_grid(target.weights), bits)
         if any(group.error is not None for group in target.weights):
             yield Figure(f"{target.name}: error of rounding", heat.error_grid(target.weights), "in %")
+        if target.layer_errors:
+            plot = layer_bars(target.layer_errors)
+            yield Figure(f"{target.name}: error of each layer's outputs", plot, "in %")
 
 
 def steps(report: RunReport) -> Iterator[Figure]:

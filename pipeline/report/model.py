@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ...artifacts.errors import IngotError
 from ..gate import Check, MetricResult, Status, exit_code, worst
 from ..measurements import Golden, Quantiles, SweepCell
-from .parts import Spread, Step, TensorError, WeightGroup
+from .parts import LayerError, Spread, Step, TensorError, WeightGroup
 
 Facts = Mapping[str, str]
 
@@ -137,7 +137,8 @@ class TargetReport:
 
     explanation: why it is `error` or `unverified`, empty otherwise.  delivery: the directory that was
     written, None when none was.  cell_of, cell: the target that a matrix fans out, and this cell's values.
-    worst_tensors: those that rounding changed most.  sweep: its cells, whose sides are `reference` and
+    worst_tensors: those that rounding changed most.  layer_errors: of what they give, layer by layer.
+    evidence: all that was observed of each weight.  sweep: its cells, whose sides are `reference` and
     `value`.  steps: the stages from the source to the artifact.
     """
 
@@ -164,6 +165,8 @@ class TargetReport:
     notes: tuple[str, ...] = ()
     weights: tuple[WeightGroup, ...] = ()
     worst_tensors: tuple[TensorError, ...] = ()
+    layer_errors: tuple[LayerError, ...] = ()
+    evidence: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     spreads: tuple[Spread, ...] = ()
     sweep: tuple[SweepCell, ...] = ()
     golden: tuple[Golden, ...] = ()

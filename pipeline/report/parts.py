@@ -34,6 +34,19 @@ class TensorError:
 
 
 @dataclass(frozen=True)
+class LayerError:
+    """How far rounding moved what the weights of one layer give, on the calibration text.
+
+    error, nearest: mean over its weights of ‖(W − Ŵ)X‖ / ‖WX‖, as the method rounded them and as plain
+    rounding to the same format would have.  layer: such as `3`, or `encoder 3`.
+    """
+
+    layer: str
+    error: float
+    nearest: float
+
+
+@dataclass(frozen=True)
 class Spread:
     """How samples are spread: side or model → their percentiles 0 to 100, in the metric's unit."""
 

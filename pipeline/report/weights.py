@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import CorruptError, IntakeError
 from ...stages.model.checkpoint import Checkpoint
 from ...stages.model.quantized import RECORD_FILE, WeightSpec
-from .parts import TensorError, WeightGroup
+from .parts import LayerError, TensorError, WeightGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +31,8 @@ FLOAT, FLOAT_BYTES = "float32", 4
 # Where names and sizes of weights are read, and where how they were rounded is.
 PLAIN, QUANTIZED = "checkpoint", "quantized-checkpoint"
 EMBEDDING, REST = "embedding", "norms, biases"
+# Of an encoder-decoder, what roles begin with.
+SIDES = ("encoder ", "decoder ")
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,35 @@ def worst_tensors(lineage: Sequence[NodeResult]) -> tuple[TensorError, ...]:
     )
 
 
+def layer_errors(lineage: Sequence[NodeResult]) -> tuple[LayerError, ...]:
+    """The errors of every layer's outputs, in the order of computation; empty where no method saw inputs."""
+    source = _last(lineage, PLAIN)
+    observed = tensor_evidence(lineage)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for weight in _weights(source.path) if source else ():
+        entry = observed.get(weight.name, {})
+        pair = entry.get("weighted_error"), entry.get("rtn_weighted_error")
+        if weight.layer is not None and all(isinstance(each, int | float) for each in pair):
+            side = next((side for side in SIDES if weight.role.startswith(side)), "")
+            found.setdefault(f"{side}{weight.layer}", []).append((float(pair[0]), float(pair[1])))  # type: ignore[arg-type]
+    return tuple(
+        LayerError(layer, *(sum(column) / len(pairs) for column in zip(*pairs, strict=True)))
+        for layer, pairs in found.items()
+    )
+
+
+def tensor_evidence(lineage: Sequence[NodeResult]) -> dict[str, Mapping[str, object]]:
+    """What the stages observed of each weight; of one that two stages rounded, what the last did."""
+    found: dict[str, Mapping[str, object]] = {}
+    for result in lineage:
+        observed = result.action.observed.get("stage") if result.action else None
+        tensors = observed.get("tensors") if isinstance(observed, Mapping) else None
+        for name, entry in tensors.items() if isinstance(tensors, Mapping) else ():
+            if isinstance(entry, Mapping):
+                found[str(name)] = entry
+    return found
+
+
 def packed_bytes(directory: Path, parameters: int) -> int:
     """The bytes of a quantized checkpoint's weights once packed, those in floating point as float32."""
     specs = _read_specs(directory)
@@ -126,13 +157,7 @@ def _named(model: Architecture) -> Iterator[_Weight]:
     yield _Weight(model.embedding, EMBEDDING, None, model.vocabulary * model.embedding_width)
     sources = {linear.name for linear in model.encoder.linears} if model.encoder else set()
     for linear in (*model.linears, *model.gates):
-        side = (
-            ""
-            if not model.encoder or linear.layer is None
-            else "encoder "
-            if linear.name in sources
-            else "decoder "
-        )
+        side = "" if not model.encoder or linear.layer is None else SIDES[linear.name not in sources]
         yield _Weight(linear.name, side + linear.role, linear.layer, linear.out_features * linear.in_features)
 
 
@@ -158,15 +183,12 @@ def _read_specs(directory: Path) -> Mapping[str, WeightSpec]:
 
 def _errors(lineage: Sequence[NodeResult]) -> dict[str, float]:
     """Tensor → relative error, as the stages observed; one that rounds twice keeps the last."""
-    found: dict[str, float] = {}
-    for result in lineage:
-        observed = result.action.observed.get("stage") if result.action else None
-        tensors = observed.get("tensors") if isinstance(observed, Mapping) else None
-        for name, entry in tensors.items() if isinstance(tensors, Mapping) else ():
-            error = entry.get("relative_error") if isinstance(entry, Mapping) else None
-            if isinstance(error, int | float) and math.isfinite(error):
-                found[str(name)] = float(error)
-    return found
+    errors = ((name, entry.get("relative_error")) for name, entry in tensor_evidence(lineage).items())
+    return {
+        name: float(error)
+        for name, error in errors
+        if isinstance(error, int | float) and math.isfinite(error)
+    }
 
 
 def _tensors(lineage: Sequence[NodeResult]) -> int:

@@ -31,15 +31,15 @@ CONFIG = {
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
-def make(directory: Path) -> int:
-    """Writes the checkpoint unless it is there; gives its parameter count."""
+def make(directory: Path, **changes: object) -> int:
+    """Writes the checkpoint unless it is there; gives its parameter count. changes: of the config."""
     if not all((directory / name).exists() for name in TOKENIZER):
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
         torch.manual_seed(0)
         directory.mkdir(parents=True, exist_ok=True)
-        LlamaForCausalLM(LlamaConfig(**CONFIG)).save_pretrained(directory)
+        LlamaForCausalLM(LlamaConfig(**{**CONFIG, **changes})).save_pretrained(directory)
         for name in TOKENIZER:
             shutil.copyfile(MODEL / name, directory / name)
     return inspect_source(directory).parameters

@@ -235,6 +235,7 @@ def target(name: str, status: model.Status | None = None, **changes: object) -> 
         documents=document_deltas(quality),
         lineage=("d4" * 32, "e5" * 32, "f6" * 32),
         weights=weights(),
+        layer_errors=tuple(parts.LayerError(str(n), 0.04 + n / 100, 0.07 + n / 80) for n in range(6)),
         worst_tensors=tuple(
             parts.TensorError(f"model.layers.{n}.mlp.down_proj.weight", "int4", 262_144, 0.12 - n / 100)
             for n in range(10)

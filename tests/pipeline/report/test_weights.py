@@ -171,3 +171,32 @@ def test_alone_a_target_is_measured_end_to_end(samples: ModuleType) -> None:
     measured = [step.delta is not None for step in targets["cpu"].steps]
     assert measured == [True, False, False, True]
     assert all(step.size_bytes is None for step in targets["cpu"].steps)
+
+
+def test_a_layer_has_the_mean_output_error_of_its_weights_beside_that_of_plain_rounding(
+    lineage: Callable[..., list[NodeResult]],
+) -> None:
+    name = "model.layers.{}.self_attn.{}_proj.weight".format
+    entries = {
+        name(0, "q"): {"weighted_error": 0.1, "rtn_weighted_error": 0.2},
+        name(0, "k"): {"weighted_error": 0.3, "rtn_weighted_error": 0.6},
+        name(1, "q"): {"weighted_error": 0.5, "rtn_weighted_error": 0.5},
+        # Rounded beside the walk, so nobody saw its inputs.
+        name(1, "k"): {"relative_error": 0.5},
+    }
+    found = weights.layer_errors(lineage("llama", bits=4, tensors=entries))
+    assert [error.layer for error in found] == ["0", "1"]
+    assert [error.error for error in found] == pytest.approx([0.2, 0.5])
+    assert [error.nearest for error in found] == pytest.approx([0.4, 0.5])
+    assert weights.layer_errors(lineage("llama", bits=4)) == ()
+
+
+def test_layers_of_both_halves_of_an_encoder_decoder_are_told_apart(
+    lineage: Callable[..., list[NodeResult]],
+) -> None:
+    entries = {
+        f"{side}.block.0.layer.0.SelfAttention.q.weight": {"weighted_error": 0.1, "rtn_weighted_error": 0.2}
+        for side in ("encoder", "decoder")
+    }
+    found = weights.layer_errors(lineage("t5", bits=4, tensors=entries))
+    assert [error.layer for error in found] == ["encoder 0", "decoder 0"]
