@@ -105,6 +105,9 @@ def _run_section(target: TargetReport, session: Mapping[str, Any]) -> Iterator[s
     yield "```python"
     yield from run_code(session)
     yield "```"
+    yield ""
+    yield "Builds of onnxruntime for Linux since 1.29 send telemetry to Microsoft, as those for Windows do;"
+    yield "`ORT_DISABLE_TELEMETRY=1` in the environment keeps the former from it."
 
 
 def run_code(session: Mapping[str, Any]) -> Iterator[str]:

@@ -93,7 +93,9 @@ def test_the_code_of_the_card_runs_in_the_delivery(
     target = samples.target("cpu", status="pass", artifact=artifact.digest)
     deliver_targets(store, samples.report(target), {"cpu": artifact}, tmp_path / "out")
     place = tmp_path / "out" / "cpu"
-    block = code((place / "README.md").read_text("utf-8"))
+    card = (place / "README.md").read_text("utf-8")
+    assert "`ORT_DISABLE_TELEMETRY=1`" in card
+    block = code(card)
     assert "ingot" not in re.sub(r"ingot\.json", "", block)
     assert len(block.splitlines()) <= (13 if family not in ("t5", "bart") else 17)
     command = [sys.executable, "-c", block]
