@@ -110,6 +110,9 @@ def explain_command(
 
     if len(names) > 2:
         raise RecipeError(f"explain takes a recipe and a node, not {len(names)} names")
+    if len(names) == 1 and options["model"] is None:
+        fix = "write `ingot explain RECIPE NODE`, or `ingot explain NODE --model DIRECTORY --target cpu`"
+        raise RecipeError(f"{names[0]} alone names no node of a recipe", fix=fix)
     opened = Store.open(store)
     run = find_run(opened, against) if against is not None else None
     planned = plan(recipe_of({**options, "recipe": Path(names[0]) if len(names) == 2 else None}), opened)

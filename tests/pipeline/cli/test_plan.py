@@ -130,6 +130,8 @@ def test_explain_names_what_changed_above_and_the_run_it_is_asked_for(workplace:
     assert same.out.endswith("\n\nnothing in its key changed\n")
     workplace.ingot(*line, "--against", "1999").refuses("no run '1999'", "ingot ls --runs")
     workplace.ingot("explain", "ingot.yaml", "a", "b", "--store", "st").refuses("not 3 names")
+    for name in ("ingot.yaml", "load"):
+        workplace.ingot("explain", name).refuses(f"{name} alone names no node", "ingot explain RECIPE NODE")
 
 
 def test_explain_takes_the_texts_of_a_run_without_a_recipe(workplace: Workplace) -> None:
