@@ -113,6 +113,12 @@ class Plan:
         """What the store will grow by."""
         return sum(each.output_bytes for each in self.expected.values())
 
+    def _repr_svg_(self) -> str:
+        """How a notebook shows a plan: its graph."""
+        from .report.graph_file import render_graph
+
+        return render_graph(self)
+
     def require(self) -> None:
         """Raises RequirementError when something is missing or short, naming all of it with what to do."""
         raise_missing((*self.missing, *self.short))

@@ -106,6 +106,10 @@ def test_a_drawing_is_written_whole_into_a_folder_that_is_made(plan: Plan, tmp_p
     assert [each.name for each in path.parent.iterdir()] == ["graph.svg"]
 
 
+def test_a_notebook_shows_a_plan_as_its_graph(plan: Plan) -> None:
+    assert plan._repr_svg_() == render_graph(plan)
+
+
 def test_a_name_that_is_no_drawings_and_a_place_that_takes_no_file_are_refused(
     plan: Plan, tmp_path: Path
 ) -> None:
