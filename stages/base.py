@@ -39,6 +39,7 @@ BUILTIN: Mapping[str, str] = {
     "quantize.rtn": "ingot.stages.quantize.rtn",
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
     "quantize.gptq": "ingot.stages.quantize.gptq",
+    "quantize.awq": "ingot.stages.quantize.awq",
     "export.onnx": "ingot.stages.export.onnx.stage",
     "validate.reference": "ingot.stages.validate.reference",
     "validate.quality": "ingot.stages.validate.quality",

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from .families import Linear, Mixture, Norm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     import numpy as np
     import numpy.typing as npt
@@ -103,6 +103,20 @@ def folds(model: Architecture) -> tuple[Fold, ...]:
     """Every input of a network whose channels can be scaled for free, in the order of computation."""
     halves = (model.encoder, model) if model.encoder else (model,)
     return tuple(fold for half in halves for fold in _half(half))
+
+
+def folds_within(model: Architecture, names: Collection[str]) -> dict[int, Fold]:
+    """By their places in :func:`folds`, those that change no linear weight but those ``names``.
+
+    Routers of mixtures, which are never quantized, are not among ``names``.
+    """
+
+    def is_within(fold: Fold) -> bool:
+        changed = [linear.name for linear in fold.readers]
+        changed += [] if isinstance(fold.source, Norm) else [fold.source.linear.name]
+        return all(name in names for name in changed)
+
+    return {place: fold for place, fold in enumerate(folds(model)) if is_within(fold)}
 
 
 def factors(applied: Iterable[tuple[Fold, Floats]]) -> dict[str, Factors]:

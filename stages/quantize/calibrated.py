@@ -13,16 +13,22 @@ from ...targets.host import probe
 from .formats import WeightParams
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from ..base import Context
     from ..model.calibration.journal import Journal
     from ..model.calibration.walk import Visitor
     from ..model.checkpoint import Checkpoint
+    from ..model.families import Architecture
+    from ..model.quantized import WeightSpec
 
 MB = 1_000_000
 # Processors that multiply bfloat16 themselves; on others it is many times slower than float32.
 BFLOAT16_ISA = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+# The output head is rounded beside the walk from so many bits on: there is nothing left to make up for.
+FINE_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,16 @@ class CalibratedParams(WeightParams):
         in_key=False,
         doc="megabytes of activations held in memory; those past it lie in files of the job's directory",
     )
+
+
+def walked(model: Architecture, specs: Mapping[str, WeightSpec]) -> set[str]:
+    """The linear weights of ``specs`` for which the text is taken through the network."""
+    linears = [linear for linear in model.linears if linear.name in specs]
+    return {
+        linear.name
+        for linear in linears
+        if linear.layer is not None or specs[linear.name].format.bits < FINE_BITS
+    }
 
 
 def calibrate(context: Context[Any], source: Checkpoint, visitor: Visitor) -> Journal:

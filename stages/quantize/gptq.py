@@ -66,6 +66,7 @@ def run(context: Context[GptqParams]) -> Result:
     """
     from ..model.checkpoint import Checkpoint
     from .calibrated import calibrate
+    from .fallbacks import count_fallbacks, describe_fallbacks
     from .gptq_visitor import GptqVisitor
     from .rounding import Made, chosen, write
 
@@ -74,8 +75,8 @@ def run(context: Context[GptqParams]) -> Result:
     visitor = GptqVisitor(source.architecture, specs, context.params)
     journal = calibrate(context, source, visitor)
     evidence = journal.evidence()
-    fallbacks = visitor.describe_fallbacks(evidence)
+    fallbacks = describe_fallbacks(evidence)
     if fallbacks:
         context.note(fallbacks)
-    made = Made(journal.results(), evidence, facts={"fallbacks": visitor.count_fallbacks(evidence)})
+    made = Made(journal.results(), evidence, facts={"fallbacks": count_fallbacks(evidence)})
     return write(context, source, specs, "mse", "gptq", made)

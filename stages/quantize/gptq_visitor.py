@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..model.calibration.gram import cross, gram
+from .calibrated import walked
+from .fallbacks import too_little
 from .gptq_solve import corrected, factorize, refit_scales, relative_error, round_columns, stack
 from .hessian import find_levels, weighted_error
 from .weights import evidence_of, parts_of
@@ -23,22 +25,12 @@ if TYPE_CHECKING:
     from ..model.quantized import WeightFormat, WeightSpec
     from .gptq import GptqParams
 
-# Fewer tokens than this share of its inputs do not tell how an expert's inputs go together.
-LEAST_ROWS = 0.25
-# The output head is rounded beside the walk from so many bits on: there is nothing left to make up for.
-FINE_BITS = 8
-
 
 class GptqVisitor:
     """Rounds what the walk stops at; see :class:`ingot.stages.model.calibration.walk.Visitor`."""
 
     def __init__(self, model: Architecture, specs: Mapping[str, WeightSpec], params: GptqParams) -> None:
-        linears = [linear for linear in model.linears if linear.name in specs]
-        self.wanted = {
-            linear.name
-            for linear in linears
-            if linear.layer is not None or specs[linear.name].format.bits < FINE_BITS
-        }
+        self.wanted = walked(model, specs)
         self.compares = params.error_correction
         self._specs = specs
         self._params = params
@@ -67,22 +59,6 @@ class GptqVisitor:
         self._tensors, self._evidence = {}, {}
         return found
 
-    def count_fallbacks(self, evidence: Mapping[str, Any]) -> int:
-        """How many weights were rounded to nearest in the end."""
-        return sum(1 for entry in evidence.values() if entry["fallback"])
-
-    def describe_fallbacks(self, evidence: Mapping[str, Any]) -> str:
-        """A remark for the report, empty where there is nothing to say."""
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for name, entry in evidence.items():
-            if entry["fallback"]:
-                reasons[entry["fallback"]].append(name)
-        return "; ".join(
-            f"{len(names)} weights were rounded to nearest, since {reason}: {names[0]}"
-            + (" and others" if len(names) > 1 else "")
-            for reason, names in reasons.items()
-        )
-
     def _round(
         self,
         stop: Stop,
@@ -95,7 +71,7 @@ class GptqVisitor:
         params = self._params
         started = time.process_time()
         original = stack([stop.tensors.original(linear) for linear in linears]).to(hessian.device)
-        reason = self._too_little(stop)
+        reason = too_little(stop)
         target, factor = original, None
         nearest = levels = find_levels(original, form, params.scale_search, None if reason else hessian)  # type: ignore[arg-type]
         codes = levels.encode(original)
@@ -134,11 +110,3 @@ class GptqVisitor:
                 "rows": stop.rows,
                 "cpu_seconds": round(seconds, 4),
             }
-
-    def _too_little(self, stop: Stop) -> str | None:
-        """Why a Hessian of so few tokens is not used."""
-        if stop.rows == 0:
-            return "no token of the calibration text came to them"
-        if stop.rows < LEAST_ROWS * stop.linears[0].in_features:
-            return "too few tokens of the calibration text came to them"
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,11 @@ class Quantized:
     def tensors(self) -> dict[str, Any]:
         """What was observed of each weight."""
         return self.observed["tensors"]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `quantization.json` says."""
+        return json.loads((self.artifact.path / "quantization.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="session")
@@ -84,8 +90,11 @@ def calibrated(
 
 
 @pytest.fixture
-def output_error(tiny_checkpoint: Any, calibration: Path) -> Callable[[str, Quantized], float]:
-    """``(family, quantized) -> ‖y − ŷ‖ / ‖y‖`` of the network's last outputs on the calibration text."""
+def output_error(tiny_checkpoint: Any, calibration: Path) -> Callable[..., float]:
+    """``(directory or family, quantized or weights) -> ‖y − ŷ‖ / ‖y‖``, y the network's last outputs.
+
+    They are those of the calibration text; weights: float32 [out, in] by name, what the network is given.
+    """
 
     def outputs(directory: Path, replace: dict[str, Any]) -> Any:
         import torch
@@ -113,15 +122,18 @@ def output_error(tiny_checkpoint: Any, calibration: Path) -> Callable[[str, Quan
             found.append(state.hidden.flatten())
         return torch.cat(found)
 
-    def error(family: str, quantized: Quantized) -> float:
+    def error(source: Path | str, quantized: Quantized | dict[str, Any]) -> float:
         import torch
         from ingot.stages.model.quantized import QuantizedCheckpoint
 
-        made = QuantizedCheckpoint.open(quantized.artifact.path)
-        directory = tiny_checkpoint(family)
+        directory = tiny_checkpoint(source) if isinstance(source, str) else source
         with torch.inference_mode():
             exact = outputs(directory, {})
-            replaced = {name: made.weight(name).dequantize() for name in made.quantized}
+            if isinstance(quantized, Quantized):
+                made = QuantizedCheckpoint.open(quantized.artifact.path)
+                replaced = {name: made.weight(name).dequantize() for name in made.quantized}
+            else:
+                replaced = quantized
             rounded = outputs(directory, replaced)
             return float((exact - rounded).norm() / exact.norm())
 
