@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..model.quantized import WeightFormat
-from .hessian import Levels, blocks_of, find_levels, weighted_error
+from .hessian import Levels, blocks_of, find_levels, groups_of, weighted_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,8 +175,8 @@ def _spread(weight: torch.Tensor, group_size: int) -> Floats:
     found = torch.zeros(weight.shape[1], device=weight.device)
     for part in blocks_of(len(weight)):
         sizes = weight[part].abs()
-        for group in sizes.split(group_size or weight.shape[1], dim=1):
-            group.div_(group.amax(1, keepdim=True).clamp(min=1e-30))
+        for columns in groups_of(weight.shape[1], group_size):
+            sizes[:, columns] /= sizes[:, columns].amax(1, keepdim=True).clamp(min=1e-30)
         found += sizes.sum(0)
     result: Floats = (found / len(weight)).cpu().numpy()
     return result
