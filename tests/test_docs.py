@@ -67,7 +67,7 @@ def test_the_recipe_page_is_what_the_schema_says():
     assert page == render(), "write it again: python -m ingot.pipeline.recipe_reference > docs/recipe.md"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/recipe.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/recipe.md", "docs/quantization.md"])
 def test_every_recipe_that_is_shown_makes_a_graph(page, tiny_checkpoint, tmp_path):
     from ingot.artifacts.yaml import parse_yaml
     from ingot.pipeline.assemble import graph_of
@@ -75,8 +75,9 @@ def test_every_recipe_that_is_shown_makes_a_graph(page, tiny_checkpoint, tmp_pat
 
     (tmp_path / "my-checkpoint").symlink_to(tiny_checkpoint("llama"), target_is_directory=True)
     (tmp_path / "data").mkdir()
-    for name in ("heldout.txt", "data/heldout.txt"):
-        (tmp_path / name).write_text(SENTENCE.format(1) * 99)
+    for number, name in enumerate(("heldout.txt", "data/heldout.txt", "data/calibration.jsonl")):
+        text = SENTENCE.format(number) * 99
+        (tmp_path / name).write_text(json.dumps({"text": text}) if name.endswith("l") else text)
     blocks = re.findall(r"```yaml\n(.+?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
     assert blocks
     for text in blocks:
