@@ -1,6 +1,6 @@
-"""Memory of a calibrated quantizer by the depth of the network: it holds a block at a time, so it must not grow.
+"""Memory of a calibrated quantizer by depth: it holds a block at a time, so it must not grow with layers.
 
-    python tests/bench/bench_depth.py [--stage quantize.gptq] [--layers 6 12 24] [--samples 32] [--workdir DIR]
+    python tests/bench/bench_depth.py [--stage quantize.gptq] [--layers 6 12 24] [--samples 32]
 
 Llamas of 512 features with random float32 weights, on one thread. The bar: what the process holds beyond a
 calibrated model of one layer is at most 2 × one block, the budget for activations and the output's buffers,
