@@ -40,6 +40,8 @@ BUILTIN: Mapping[str, str] = {
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
     "quantize.gptq": "ingot.stages.quantize.gptq",
     "quantize.awq": "ingot.stages.quantize.awq",
+    "quantize.static": "ingot.stages.quantize.static",
+    "quantize.smoothquant": "ingot.stages.quantize.smoothquant",
     "export.onnx": "ingot.stages.export.onnx.stage",
     "validate.reference": "ingot.stages.validate.reference",
     "validate.quality": "ingot.stages.validate.quality",

@@ -71,8 +71,10 @@ def walked(model: Architecture, specs: Mapping[str, WeightSpec]) -> set[str]:
     }
 
 
-def calibrate(context: Context[Any], source: Checkpoint, visitor: Visitor) -> Journal:
+def calibrate(context: Context[Any], source: Checkpoint, visitor: Visitor, part: str = "") -> Journal:
     """Takes the calibration text past ``visitor`` and gives the record of what it made.
+
+    part: what this walk is called where a job takes several; each is recorded by itself.
 
     Raises DataError for a text that cannot be used, StageError for activations that are not finite, and
     RequirementError for a device that is not here.
@@ -96,8 +98,11 @@ def calibrate(context: Context[Any], source: Checkpoint, visitor: Visitor) -> Jo
     fingerprint = digest_json({
         "samples": samples.digest, "params": to_plain(params), "seed": context.seed,
         "input": context.inputs["model"].digest, "dtype": str(dtype), "torch": torch.__version__,
+        "part": part,
     })  # fmt: skip
-    journal = Journal(context.job, fingerprint)
+    directory = context.job / part
+    directory.mkdir(exist_ok=True)
+    journal = Journal(directory, fingerprint)
     shelf = Shelf(params.activation_budget_mb * MB, context.job)
     walk = Walk(model, source.tensors, samples.batches, shelf, device, dtype, context.threads)
     walk.run(visitor, journal, context.progress)

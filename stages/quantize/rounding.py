@@ -35,11 +35,12 @@ class Made:
     """What a calibrated method brings. tensors: codes, scales and zeros of weights, and float32 tensors that
     take the place of the checkpoint's own.
 
-    evidence: what was observed, by weight.  transforms: what was folded into the network, for the record.
+    evidence: what was observed, by weight, also of weights that are rounded here.  transforms: what was
+    folded into the network, for the record.
     """
 
     tensors: TensorSource | None = None
-    evidence: Mapping[str, object] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
     transforms: Sequence[Mapping[str, object]] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -134,7 +135,8 @@ def write_weights(
                 for part in specs[name].layout(name):
                     copy(writer, made.tensors, part.name)
             elif spec := specs.get(name):
-                errors[name] = write_quantized(writer, pool, source.tensors, name, spec, search)
+                rounded = write_quantized(writer, pool, source.tensors, name, spec, search)
+                errors[name] = {**rounded, **made.evidence.get(name, {})}
             else:
                 copy(writer, made.tensors if made.holds(name) else source.tensors, name)
     context.progress(len(names), len(names), "written")
