@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import stat
@@ -56,6 +57,7 @@ def storage(where: Path) -> Iterator[None]:
         raise storage_error(error, where) from error
 
 
+@functools.lru_cache(maxsize=4096)  # the same few names stand in every artifact
 def check_relative(name: str) -> str:
     """``name`` when it can be a payload file on every file system; raises StoreError otherwise.
 

@@ -10,7 +10,6 @@ any. A median forgives a run that met a busy machine.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -171,6 +170,8 @@ def _stated(found: Estimate, cores: int) -> dict[str, float]:
 
 def _scaled(name: str, value: float, actions: tuple[Action, ...], host: Host) -> float:
     """What is stated now times the median of actual / stated; what is stated where nothing was observed."""
+    import statistics  # never needed for what is all cached, and it imports much
+
     here = [action for action in actions if action.observed.get("host") == host.fingerprint()]
     factors = []
     for action in here if here and name in TIMES else actions:

@@ -12,6 +12,7 @@ The module that defines a stage is imported while planning, so it imports nothin
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -201,7 +202,8 @@ def get(name: str, module: str | None = None) -> Stage[Any]:
     module: where it is known to be defined, so that nobody has to search all that is installed.
     """
     if name in BUILTIN:
-        found = importlib.import_module(BUILTIN[name]).run
+        # Planning asks for the stage of every node many times over, and importing again is slow.
+        found = (sys.modules.get(BUILTIN[name]) or importlib.import_module(BUILTIN[name])).run
     elif module is not None and (defined := _defined(name, module)):
         found = defined
     else:
