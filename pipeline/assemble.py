@@ -24,6 +24,7 @@ from .data import BUNDLED_ORIGIN, ROLES
 from .draft import Draft
 from .fan import fan_out, wide_axes
 from .layers import GATES, environment_name, names_target
+from .outside import is_outside, note
 from .pickles import pickles_allowed
 from .steps import LOAD
 from .trunk import Trunk
@@ -72,7 +73,8 @@ def build_graph(recipe: Recipe, facts: Facts, host: hosts.Host | None = None) ->
     """
     host = host or hosts.probe()
     recipe = replace(recipe, overrides=tuple(_known(each, recipe) for each in recipe.overrides))
-    draft = Draft(recipe.data, recipe.seed, {**facts, "int8_dot_product": host.has_int8_dot_product})
+    known = {"int8_dot_product": host.has_int8_dot_product, "known_family": not is_outside(facts)}
+    draft = Draft(recipe.data, recipe.seed, {**facts, **known})
     trunk = Trunk(draft, recipe)
     sources = {target.name: target.takes or trunk.last_checkpoint(target) for target in recipe.targets}
     reached = {
@@ -88,7 +90,8 @@ def build_graph(recipe: Recipe, facts: Facts, host: hosts.Host | None = None) ->
             model = trunk.node(LOAD, cell)
             source, reference = trunk.node(sources[target.name], cell), trunk.node(recipe.reference, cell)
             leaves.append(Branch(draft, own, leaf, cell, model, source, reference).grow())
-    return draft.builder.graph(leaves, facts, tuple(_notes(recipe.data, draft.roles)))
+    notes = _notes(recipe.data, draft.roles)
+    return draft.builder.graph(leaves, facts, (*((note(facts),) if is_outside(facts) else ()), *notes))
 
 
 def _known(override: Override, recipe: Recipe) -> Override:

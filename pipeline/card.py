@@ -129,17 +129,20 @@ def run_code(session: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _causal(inputs: tuple[str, ...]) -> Iterator[str]:
-    feed = ['"input_ids": [ids[done:]]', '"attention_mask": [[1] * len(ids)]']
+    feed = ['"input_ids": [ids[done:]]']
+    if "attention_mask" in inputs:
+        feed.append('"attention_mask": [[1] * len(ids)]')
     if "position_ids" in inputs:
         feed.append('"position_ids": [[*range(done, len(ids))]]')
     yield 'ids, done = tokenizer.encode("Once upon a time").ids, 0'
-    yield 'empty = np.zeros((1, about["kv_heads"], 0, about["head_dim"]), np.float32)'
-    yield f'past = {{i.name: empty for i in session.get_inputs() if i.name.startswith("{PAST}")}}'
+    yield f'caches = [i for i in session.get_inputs() if i.name.startswith("{PAST}")]'
+    yield "past = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in caches}"
     yield 'while len(ids) < 48 and ids[-1] not in about["eos_ids"]:'
     yield f"    feed = {{{', '.join(feed)}}}"
     yield "    feed = {name: np.array(value, np.int64) for name, value in feed.items()}"
     yield "    logits, *present = session.run(None, feed | past)"
-    yield "    past, done = dict(zip(past, present)), len(ids)"
+    if any(name.startswith(PAST) for name in inputs):
+        yield "    past, done = dict(zip(past, present)), len(ids)"
     yield "    ids.append(int(logits[0, -1].argmax()))"
     yield "print(tokenizer.decode(ids))"
 
@@ -153,8 +156,8 @@ def _pair(session: Mapping[str, Any], options: str) -> Iterator[str]:
     yield 'names, mask = about["encoder"]["outputs"][1:], np.ones_like(source)'
     yield 'read = encoder.run(names, {"input_ids": source, "attention_mask": mask})'
     yield 'read = dict(zip(names, read)) | {"encoder_attention_mask": mask}'
-    yield 'empty = np.zeros((1, about["kv_heads"], 0, about["head_dim"]), np.float32)'
-    yield f'past = {{i.name: empty for i in session.get_inputs() if i.name.startswith("{PAST}")}}'
+    yield f'caches = [i for i in session.get_inputs() if i.name.startswith("{PAST}")]'
+    yield "past = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in caches}"
     yield f"ids, done = {[session.get('decoder_start_id'), *first]}, 0"
     yield 'while len(ids) < 48 and (done == 0 or ids[-1] not in about["eos_ids"]):'
     yield '    feed = read | past | {"input_ids": np.array([ids[done:]], np.int64)}'
@@ -165,7 +168,9 @@ def _pair(session: Mapping[str, Any], options: str) -> Iterator[str]:
 
 
 def _encoder(inputs: tuple[str, ...]) -> Iterator[str]:
-    feed = ['"input_ids": text.ids', '"attention_mask": text.attention_mask']
+    feed = ['"input_ids": text.ids']
+    if "attention_mask" in inputs:
+        feed.append('"attention_mask": text.attention_mask')
     if "token_type_ids" in inputs:
         feed.append('"token_type_ids": text.type_ids')
     if "position_ids" in inputs:

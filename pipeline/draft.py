@@ -8,6 +8,7 @@ from ..artifacts.errors import RecipeError
 from ..stages import base
 from .graph import Builder, Node
 from .layers import METHOD, Settings
+from .outside import require_known
 from .parameters import choose, find_stage
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ class Draft:
     ) -> str:
         """Adds a node with the parameters that ``settings`` give its stage; the name it is found under.
 
-        spare: its name when other work has taken its own.  where: where its inputs were written.
+        spare: its name when other work has taken its own.  where: where its inputs were written. Raises
+        RecipeError for a stage that does not take the recipe's model.
         """
+        require_known(stage, self.facts, where)
         choice = choose(stage, name, settings, self._data)
         self.roles.update(choice.roles)
         node = Node(name, stage.name, choice.params, inputs, target, reason, choice.origins, self._seed)

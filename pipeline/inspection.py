@@ -15,10 +15,11 @@ from ..artifacts.errors import IntakeError, RecipeError
 from ..stages import base
 from ..stages.load.hub import resolve
 from ..stages.load.intake import SourceFacts, inspect_source
-from ..stages.load.weights import expected_tensors
+from ..stages.load.weights import network_tensors
 from ..stages.model.checkpoint import Checkpoint
 from ..targets import profile as profiles
 from .assemble import build_graph
+from .outside import note
 from .recipe import recipe_from_options
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A checkpoint from its headers. kv_bytes_per_token: float32, all layers, one sequence.
+    """A checkpoint from its headers.
 
+    kv_bytes_per_token: float32, all layers, one sequence; 0 of a model that keeps none, and of one outside
+    the table, where notes say what is not available.
     objection: why intake would refuse it; then ``facts`` is None and parts are what the headers list.
     """
 
@@ -78,6 +81,7 @@ class Inspection:
     kv_tokens: int = 0
     needs: tuple[Need, ...] = ()
     objection: IntakeError | None = None
+    notes: tuple[str, ...] = ()
 
 
 def inspect(model: str, targets: tuple[str, ...] = ()) -> Inspection:
@@ -91,14 +95,15 @@ def inspect(model: str, targets: tuple[str, ...] = ()) -> Inspection:
         facts = inspect_source(directory)
     except IntakeError as objection:
         return Inspection(directory, None, parts(checkpoint), objection=objection)
-    architecture = checkpoint.architecture
     kv = 0
-    if facts.task != "encoder":
+    if facts.task != "encoder" and facts.known_family:
+        architecture = checkpoint.architecture
         kv = KV_PARTS * len(architecture.layers) * architecture.kv_heads * architecture.head_dim * FLOAT_BYTES
     tokens = min(facts.context, KV_TOKENS)
     wanted = targets or tuple(name for name in profiles.names() if profiles.get(name).status == "built")
     needs = tuple(_need(str(directory), name, facts, checkpoint, kv * tokens) for name in wanted)
-    return Inspection(directory, facts, parts(checkpoint), kv, tokens, needs)
+    notes = () if facts.known_family else (note(asdict(facts)),)
+    return Inspection(directory, facts, parts(checkpoint), kv, tokens, needs, notes=notes)
 
 
 def parts(checkpoint: Checkpoint) -> tuple[Part, ...]:
@@ -123,10 +128,10 @@ def _need(model: str, target: str, facts: SourceFacts, checkpoint: Checkpoint, k
         if target not in profiles.names():
             raise
         return Need(target, fault=str(error))
-    specs = dict(_specs(graph, target, checkpoint.architecture))
+    specs = _specs(graph, target, checkpoint.architecture) if facts.known_family else {}
     widths: dict[str, int] = {}
     disk = 0
-    for name in expected_tensors(checkpoint.architecture):
+    for name in network_tensors(checkpoint):
         parameters = checkpoint.tensors.info(name).count
         spec = specs.get(name)
         width = spec.format.width if spec else "float32"

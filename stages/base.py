@@ -44,6 +44,7 @@ BUILTIN: Mapping[str, str] = {
     "quantize.static": "ingot.stages.quantize.static",
     "quantize.smoothquant": "ingot.stages.quantize.smoothquant",
     "export.onnx": "ingot.stages.export.onnx.stage",
+    "export.transformers": "ingot.stages.export.onnx.traced.stage",
     "validate.reference": "ingot.stages.validate.reference",
     "validate.quality": "ingot.stages.validate.quality",
     "validate.cost": "ingot.stages.validate.cost",
@@ -129,7 +130,8 @@ class Context(Generic[P]):
 class Stage(Generic[P]):
     """A kind of step. ``inputs`` maps an input's name to the artifact kinds it takes.
 
-    exclusive: it measures time, so nothing else may run beside it.
+    exclusive: it measures time, so nothing else may run beside it.  any_architecture: it also takes models
+    outside the table of families.
     """
 
     name: str
@@ -148,6 +150,7 @@ class Stage(Generic[P]):
     reads: Callable[[P], Mapping[str, Path]] | None = None
     formats: Callable[[P, Architecture], Mapping[str, WeightSpec]] | None = None
     estimate: Callable[[P, Work], Estimate] | None = None
+    any_architecture: bool = False
 
 
 def stage(
@@ -166,6 +169,7 @@ def stage(
     reads: Callable[[P], Mapping[str, Path]] | None = None,
     formats: Callable[[P, Architecture], Mapping[str, WeightSpec]] | None = None,
     estimate: Callable[[P, Work], Estimate] | None = None,
+    any_architecture: bool = False,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -175,12 +179,14 @@ def stage(
     beside its inputs and its file parameters, by a name that is the same everywhere; their content and those
     names enter the key.  formats: how a stage that quantizes would store which weights, from headers alone.
     estimate: what it takes on an ordinary machine, until past runs tell; the built-in ones: `estimates.py`.
+    any_architecture: it also takes models outside the table of families, whose layers nothing here knows.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary,
             function, function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
+            any_architecture,
         )  # fmt: skip
 
     return wrap

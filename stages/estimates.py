@@ -85,6 +85,17 @@ def export_onnx(_params: Any, work: Work) -> Estimate:
     )
 
 
+def export_transformers(_params: Any, work: Work) -> Estimate:
+    """Loaded and run in torch, written, and run in onnxruntime: the weights twice at once."""
+    output = FLOAT32 * work.parameters
+    return Estimate(
+        TORCH_SECONDS + 4 + 8e-9 * output,
+        TORCH_BYTES + RUNTIME_BYTES + 2 * output,
+        output + SIDECARS,
+        mapped_bytes=work.weight_bytes,
+    )
+
+
 def reference(_params: Any, work: Work) -> Estimate:
     """Two floating-point operations a parameter and token, in torch float32."""
     return Estimate(
@@ -128,6 +139,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "quantize.gptq": calibrated,
     "quantize.awq": calibrated,
     "export.onnx": export_onnx,
+    "export.transformers": export_transformers,
     "validate.reference": reference,
     "validate.quality": quality,
     "validate.cost": cost,

@@ -18,7 +18,8 @@ Facts = Mapping[str, object]
 COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {"above": operator.gt, "below": operator.lt}
 
 CONDITIONS = (
-    "task", "architecture", "model_type", "parameters_above", "parameters_below", "int8_dot_product",
+    "task", "architecture", "model_type", "known_family", "parameters_above", "parameters_below",
+    "int8_dot_product",
 )  # fmt: skip
 GATE_CONDITIONS = (*CONDITIONS, "weights")
 

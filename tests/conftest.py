@@ -190,6 +190,82 @@ FAMILIES: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
 }
 ENCODERS = ("bert", "roberta", "distilbert")
 PAIRS = ("t5", "bart")
+LAYERED = {key: value for key, value in DECODER.items() if key != "num_key_value_heads"}
+# Architectures that the table of families does not hold; what each is here for.
+OUTSIDE: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
+    # Rotates neighbouring features, from a table that is no weight.
+    "gptj": (
+        "GPTJForCausalLM",
+        "GPTJConfig",
+        {**SHAPE, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "rotary_dim": 8},
+    ),
+    # One head of keys and values for all queries.
+    "falcon": ("FalconForCausalLM", "FalconConfig", {**LAYERED, "multi_query": True, "alibi": False}),
+    # Takes no positions: its biases come from the mask.  Its head is the embedding.
+    "bloom": ("BloomForCausalLM", "BloomConfig", {**SHAPE, "hidden_size": 64, "n_layer": 2, "n_head": 4}),
+    "cohere": ("CohereForCausalLM", "CohereConfig", {**DECODER, "logit_scale": 0.5}),
+    # A mixture of experts.
+    "olmoe": (
+        "OlmoeForCausalLM",
+        "OlmoeConfig",
+        {**DECODER, "num_experts": 4, "num_experts_per_tok": 2},
+    ),
+    # Keys and values of different width.
+    "deepseek_v3": (
+        "DeepseekV3ForCausalLM",
+        "DeepseekV3Config",
+        {
+            **DECODER,
+            "num_key_value_heads": 4,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "moe_intermediate_size": 32,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 16,
+            "v_head_dim": 20,
+        },
+    ),
+    # Keeps no keys and values.
+    "openai-gpt": (
+        "OpenAIGPTLMHeadModel",
+        "OpenAIGPTConfig",
+        {**SHAPE, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT},
+    ),
+    # Neither keys nor values but a state, in a loop over the tokens that a trace unrolls.
+    "mamba": (
+        "MambaForCausalLM",
+        "MambaConfig",
+        {**SHAPE, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
+    ),
+    "electra": ("ElectraModel", "ElectraConfig", {**LAYERED, "embedding_size": 32}),
+    # All layers have the same weights; its pooler is not used.
+    "albert": ("AlbertModel", "AlbertConfig", {**LAYERED, "embedding_size": 32}),
+    "marian": (
+        "MarianMTModel",
+        "MarianConfig",
+        {
+            **SHAPE,
+            "d_model": 64,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 96,
+            "decoder_ffn_dim": 128,
+            "max_position_embeddings": CONTEXT,
+            "decoder_start_token_id": EOS,
+            "forced_eos_token_id": None,
+            "scale_embedding": True,
+        },
+    ),
+}
+OUTSIDE_ENCODERS = ("electra", "albert")
+OUTSIDE_PAIRS = ("marian",)
 
 TinyCheckpoint = Callable[..., Path]
 RunStage = Callable[..., "Artifact"]
@@ -221,7 +297,7 @@ def tiny_checkpoint(
 ) -> TinyCheckpoint:
     """A factory ``(family, dtype="float32", max_shard_size="50GB") -> directory``; made once a session.
 
-    family: a name in FAMILIES.  The directory is shared: copy it to change it.
+    family: a name in FAMILIES or OUTSIDE.  The directory is shared: copy it to change it.
     """
     made: dict[tuple[str, str, str], Path] = {}
 
@@ -242,7 +318,7 @@ def save_model(family: str, dtype: str, max_shard_size: str, directory: Path) ->
     import torch
     import transformers
 
-    model_name, config_name, values = FAMILIES[family]
+    model_name, config_name, values = {**FAMILIES, **OUTSIDE}[family]
     config = getattr(transformers, config_name)(**values)
     model = getattr(transformers, model_name)(config)
     randomize(model, seed=zlib.crc32(family.encode()))
@@ -290,14 +366,15 @@ def save_tokenizer(family: str, tokenizer: tokenizers.Tokenizer, directory: Path
 
     own = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     special: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    if family in (*ENCODERS, *PAIRS):
+    encoders = (*ENCODERS, *OUTSIDE_ENCODERS)
+    if family in (*encoders, *PAIRS, *OUTSIDE_PAIRS):
         begin = "" if family == "t5" else "<s> "
         own.post_processor = processors.TemplateProcessing(
             single=f"{begin}$A </s>",
             pair=f"{begin}$A </s> $B </s>",
             special_tokens=[("<s>", BOS), ("</s>", EOS)],
         )
-    if family in ENCODERS:
+    if family in encoders:
         special = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=own, model_max_length=CONTEXT, **special)
     wrapped.save_pretrained(directory)

@@ -33,6 +33,7 @@ def inspect_command(model: str, targets: tuple[str, ...], as_json: bool) -> None
             "kv_bytes_per_token": found.kv_bytes_per_token,
             "kv_tokens": found.kv_tokens,
             "targets": [asdict(need) for need in found.needs],
+            "notes": list(found.notes),
             "objection": str(found.objection) if found.objection else None,
         }
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -84,4 +85,5 @@ def show(found: Inspection) -> str:
         )
     if found.needs and found.kv_bytes_per_token:
         lines.append(f"memory: weights and the cache of one sequence of {found.kv_tokens:,} tokens")
+    lines += [f"note: {note}" for note in found.notes]
     return "\n".join(lines)

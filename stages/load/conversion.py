@@ -13,7 +13,7 @@ from ...artifacts.tensor_header import DTYPE_BITS
 from ..model.checkpoint import WEIGHTS_FILE
 from .pickled import open_pickled, pickled_files
 from .unpickle import Request
-from .weights import expected_tensors
+from .weights import network_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,7 +33,7 @@ def convert_pickled(context: Context[LoadParams], directory: Path) -> None:
     transformers does when it saves. Notes what was done. Raises IntakeError for what is wrong with the files,
     and StageError when the process that reads them dies.
     """
-    expected = expected_tensors(open_pickled(directory).architecture)
+    expected = network_tensors(open_pickled(directory))
     infos = chosen(directory, expected)
     request = Request(
         context.output.payload / WEIGHTS_FILE, tuple(infos), tuple(info.file.resolve() for info in infos)

@@ -15,12 +15,15 @@ from ..model.checkpoint import CONFIG_FILE, PICKLED, SAFETENSORS, Checkpoint
 from ..model.tokenizer import check_tokenizer
 from .files import source_files, weight_layout
 from .origin import describe_source
-from .weights import check_tensors, expected_tensors, main_dtype
+from .weights import check_weights, main_dtype, network_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ...artifacts.tensors import TensorSource
+
+# Of the facts, what is not said by the files alone.
+ABOUT = ("known_family", "source")
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class SourceFacts:
 
     architecture: transformers' class.  task: causal-lm, encoder or seq2seq-lm.  parameters: of the network, a
     tied head counted once.  weight_bytes: of the safetensors files.  dtype: of most parameters.  layers: of
-    an encoder-decoder, those of its decoder.  context: the longest sequence, in tokens.  source: uri, and
-    revision and license where they are known; it says where the files were found, so it is no part of what
-    they are.
+    an encoder-decoder, those of its decoder.  context: the longest sequence, in tokens.  known_family: the
+    table of families holds it, so that it can be quantized.  source: uri, and revision and license where they
+    are known; it says where the files were found, so it is no part of what they are, and neither is what
+    Ingot knows of them.
     """
 
     architecture: str
@@ -45,11 +49,12 @@ class SourceFacts:
     vocabulary: int
     context: int
     tied: bool
+    known_family: bool = True
     source: Mapping[str, str] = field(default_factory=dict)
 
     def identity(self) -> dict[str, object]:
         """What the files alone say, whatever directory they are in: the facts of the loaded artifact."""
-        return {name: value for name, value in asdict(self).items() if name != "source"}
+        return {name: value for name, value in asdict(self).items() if name not in ABOUT}
 
 
 def inspect_source(directory: Path, *, allow_pickle: bool = False) -> SourceFacts:
@@ -58,29 +63,31 @@ def inspect_source(directory: Path, *, allow_pickle: bool = False) -> SourceFact
     allow_pickle: weights may be pickled, when there are no others; they are described from their headers,
     without unpickling anything, and weight_bytes is what they will be as safetensors, headers apart. Raises
     IntakeError when the directory, its config, its weights or its tokenizer is missing or malformed; for
-    pickled weights, custom code, an unknown architecture, weights that are quantized or do not fit the
-    config, a tokenizer with more tokens than the vocabulary or a pattern without end, and symlinks that leave
-    the source.
+    pickled weights, custom code, an architecture that transformers does not have either, weights that are
+    quantized or do not fit the config, a tokenizer with more tokens than the vocabulary or a pattern without
+    end, and symlinks that leave the source.
     """
     files = source_files(directory, allow_pickle=allow_pickle)
     checkpoint = open_source(directory, allow_pickle=allow_pickle)
     where = str(directory / CONFIG_FILE)
     check_config(checkpoint.config, where)
-    model = checkpoint.architecture
-    check_tensors(checkpoint.tensors, model, str(directory))
+    model = checkpoint.outline
+    check_weights(checkpoint, str(directory))
+    tensors = network_tensors(checkpoint)
     check_tokenizer(directory, model.vocabulary)
     return SourceFacts(
         architecture=class_name(checkpoint.config),
         model_type=model.model_type,
         task=model.task,
-        parameters=sum(checkpoint.tensors.info(name).count for name in expected_tensors(model)),
+        parameters=sum(checkpoint.tensors.info(name).count for name in tensors),
         weight_bytes=weight_bytes(files, checkpoint.tensors),
-        dtype=main_dtype(checkpoint.tensors, model),
-        layers=len(model.layers),
+        dtype=main_dtype(checkpoint.tensors, tensors),
+        layers=model.layers,
         hidden=model.hidden,
         vocabulary=model.vocabulary,
         context=model.context,
         tied=model.tied,
+        known_family=model.is_known,
         source=describe_source(directory),
     )
 

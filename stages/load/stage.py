@@ -14,7 +14,7 @@ from ..model.tokenizer import check_readable
 from .files import source_files, weight_layout
 from .hub import resolve
 from .intake import inspect_source
-from .weights import expected_tensors
+from .weights import network_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,7 @@ def files_read(params: LoadParams) -> Mapping[str, Path]:
     tools=(),
     summary="Checks a checkpoint and copies it into the store, unchanged",
     reads=files_read,
+    any_architecture=True,
 )
 def run(context: Context[LoadParams]) -> Result:
     """Intake, a verbatim copy, then checks on the copy: intake again, finite weights, tokenizer, templates.
@@ -79,7 +80,7 @@ def run(context: Context[LoadParams]) -> Result:
         context.output.copy_in(path, name)
     payload = context.output.payload
     facts = inspect_copy(payload, directory)
-    check_weights(context, Checkpoint.open(payload), directory)
+    check_values(context, Checkpoint.open(payload), directory)
     check_templates(payload, directory)
     check_readable(payload / TOKENIZER_FILE, directory / TOKENIZER_FILE)
     return Result(facts.identity(), observed={"source": dict(source.source)})
@@ -100,21 +101,24 @@ def inspect_copy(copy: Path, source: Path) -> SourceFacts:
         raise IntakeError(what, where=where, fix="run again") from None
 
 
-def check_weights(context: Context[LoadParams], copy: Checkpoint, source: Path) -> None:
+def check_values(context: Context[LoadParams], copy: Checkpoint, source: Path) -> None:
     """Raises IntakeError for NaN or infinite weights, and for a tied tensor that is not the embedding.
 
     source: the directory that was copied, for messages.
     """
     from .finite import check_finite, check_tied
 
-    model, tensors = copy.architecture, copy.tensors
-    infos = [tensors.info(name) for name in expected_tensors(model)]
+    tensors = copy.tensors
+    infos = [tensors.info(name) for name in network_tensors(copy)]
     total, done = sum(info.nbytes for info in infos), 0
     for info in infos:
         context.progress(done, total, f"checking {info.name}")
         check_finite(info, source / info.file.name)
         done += info.nbytes
     context.progress(total, total, "checked")
+    if not copy.outline.is_known:
+        return
+    model = copy.architecture
     for name in (*((TIED_HEAD,) if model.tied else ()), *model.copies):
         if name in tensors:
             tied = tensors.info(name)

@@ -8,20 +8,42 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import IntakeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ...artifacts.tensors import TensorSource
+    from ..model.checkpoint import Checkpoint
     from ..model.families import Architecture, Linear, Norm
 
     Shape = tuple[int | None, ...]
 
 DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NAMED_IN_ERRORS = 3
+_OTHER_MODEL = "check that config.json and the weights are of the same model"
 
 
 def expected_tensors(model: Architecture) -> dict[str, Shape]:
     """The tensors that a network is made of, with their shapes; None where any length will do."""
     return dict(_tensors(model))
+
+
+def network_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The names of the tensors that a network is made of; of one outside the table, all in floating point."""
+    if checkpoint.outline.is_known:
+        return tuple(expected_tensors(checkpoint.architecture))
+    tensors = checkpoint.tensors
+    return tuple(name for name in tensors.names() if tensors.info(name).dtype in DTYPE_NAMES)
+
+
+def check_weights(checkpoint: Checkpoint, where: str) -> None:
+    """Raises IntakeError when the weights cannot be those of the config, as far as headers tell.
+
+    Of a network outside the table nothing is known of its tensors but that some must be floating-point:
+    whether they fit is seen when it is exported.
+    """
+    if checkpoint.outline.is_known:
+        check_tensors(checkpoint.tensors, checkpoint.architecture, where)
+    elif not network_tensors(checkpoint):
+        raise IntakeError("no tensor is floating-point", where=where, fix=_OTHER_MODEL)
 
 
 def check_tensors(tensors: TensorSource, model: Architecture, where: str) -> None:
@@ -57,10 +79,10 @@ def check_tensors(tensors: TensorSource, model: Architecture, where: str) -> Non
         )
 
 
-def main_dtype(tensors: TensorSource, model: Architecture) -> str:
-    """The dtype that holds most of the network's parameters, such as bfloat16."""
+def main_dtype(tensors: TensorSource, names: Iterable[str]) -> str:
+    """The dtype that holds most of the parameters of the tensors called that, such as bfloat16."""
     counts: dict[str, int] = {}
-    for name in expected_tensors(model):
+    for name in names:
         info = tensors.info(name)
         counts[info.dtype] = counts.get(info.dtype, 0) + info.count
     return DTYPE_NAMES[max(counts, key=counts.__getitem__)]
@@ -123,4 +145,4 @@ def _listed(names: Sequence[str]) -> str:
 def _fix(model: Architecture, missing: Sequence[str]) -> str:
     if missing == [model.lm_head]:
         return "if the head is the token embedding, set tie_word_embeddings to true in config.json"
-    return "check that config.json and the weights are of the same model"
+    return _OTHER_MODEL

@@ -5,6 +5,7 @@ Opening one reads headers alone and imports nothing heavy; tensors are mapped an
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import IntakeError
 from ...artifacts.strict_json import parse_object
 from ...artifacts.tensors import TensorSource
-from .families import Architecture, architecture
+from .families import Architecture, Outline, architecture, outline
 
 if TYPE_CHECKING:
     from ...artifacts.outbox import Outbox
@@ -55,6 +56,8 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z",
 # The largest tokenizers of today are about 35 MB, the largest indices 10.
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_JSON_BYTES = 16 << 20
+# A tokenizer without a limit says 10^30.
+MOST_CONTEXT = 1 << 31
 # Plain on every file system and terminal: an index is data, and its shards' names become paths.
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 # Devices on Windows, whatever the suffix.
@@ -87,10 +90,16 @@ class Checkpoint:
             raise IntakeError(f"the index does not fit: {fault} {name!r}", where=str(directory / INDEX_FILE))
         return Checkpoint(directory, config, tensors)
 
-    @property
+    @functools.cached_property
     def architecture(self) -> Architecture:
         """What the config and the names of the tensors describe; raises IntakeError for unknown ones."""
         return architecture(self.config, str(self.directory / CONFIG_FILE), self.tensors.names())
+
+    @functools.cached_property
+    def outline(self) -> Outline:
+        """The network from outside, in the table or not; raises IntakeError for what can be neither."""
+        where = str(self.directory / CONFIG_FILE)
+        return outline(self.config, where, self.tensors.names(), _most_tokens(self.directory))
 
     def sidecars(self) -> tuple[Path, ...]:
         """The files beside the weights: config, generation settings, tokenizer, chat template, licence."""
@@ -135,6 +144,13 @@ def settings(directory: Path) -> dict[str, object]:
     for path in present(directory, (CONFIG_FILE, "generation_config.json")):
         merged.update({key: value for key, value in read_object(path).items() if value is not None})
     return merged
+
+
+def _most_tokens(directory: Path) -> int | None:
+    """`model_max_length` of the tokenizer's settings; None where it is missing, or stands for no limit."""
+    found = present(directory, (TOKENIZER_CONFIG_FILE,))
+    value = read_object(found[0]).get("model_max_length") if found else None
+    return value if type(value) is int and 0 < value <= MOST_CONTEXT else None
 
 
 def read_index(directory: Path, layout: WeightLayout = SAFETENSORS) -> dict[str, str] | None:

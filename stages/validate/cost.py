@@ -110,6 +110,7 @@ class Series:
     summary="Size, load time, prefill and decode latency, throughput and peak memory, both sides in turns",
     host_bound=True,
     exclusive=True,
+    any_architecture=True,
 )
 def run(context: Context[CostParams]) -> Result:
     """Writes metrics with their distributions, samples, the times of single decoded tokens, and a sweep.

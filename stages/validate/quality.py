@@ -62,6 +62,7 @@ def sources(params: QualityParams) -> Mapping[str, Path]:
     tools=("numpy", "onnxruntime"),
     summary="Perplexity, KL and top-1 agreement (encoders: cosine) of an artifact against the reference",
     reads=sources,
+    any_architecture=True,
 )
 def run(context: Context[QualityParams]) -> Result:
     """Writes metrics, per-window samples and parity.
@@ -73,8 +74,8 @@ def run(context: Context[QualityParams]) -> Result:
     """
     from ...targets.runtimes import onnx
     from ...targets.runtimes.onnx_pair import OnnxPairSession
-    from ..model import logits_store
-    from . import measures, parity
+    from ..model import logits_store, parity
+    from . import measures
 
     reference = logits_store.read(context.inputs["reference"].path)
     # One thread a call: batches run side by side (see batches.py).

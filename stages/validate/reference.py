@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from ...artifacts.errors import DataError, StageError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from ..model.torch_network import CLASSES, Network
 from . import golden
-from .network import CLASSES, Network
 from .sample import Sample, take
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ..model.families import Architecture
+    from ..model.families import Outline
     from ..model.logits import TopK
-    from ..model.logits_store import Logits, Rows
+    from ..model.logits_store import Logits
     from ..model.tokens import Windows
 
     Ids = npt.NDArray[np.int64]
@@ -72,6 +72,7 @@ class ReferenceParams:
     determinism="bitwise",
     tools=("numpy", "tokenizers", "torch", "transformers"),
     summary="The unmodified model's predictions for the evaluation text, in torch float32",
+    any_architecture=True,
 )
 def run(context: Context[ReferenceParams]) -> Result:
     """Writes the logits of all windows and of the parity inputs, and how a language model goes on from
@@ -83,14 +84,16 @@ def run(context: Context[ReferenceParams]) -> Result:
     from ...artifacts.digest import digest_bytes
     from ..model import logits_store
     from ..model.checkpoint import Checkpoint
+    from .batches import return_freed_blocks
 
     directory = context.inputs["model"].path
-    model = Checkpoint.open(directory).architecture
+    model = Checkpoint.open(directory).outline
     if model.task not in CLASSES:
         raise StageError(f"a model of the task {model.task} cannot be measured, only {', '.join(CLASSES)}")
     params, path = context.params, Path(context.params.evaluation)
     data = _read(path)
     sample = take(data, str(path), directory, model, params.window, params.max_tokens)
+    return_freed_blocks()
     started = time.perf_counter()
     network = Network(directory, model.task)
     loaded = time.perf_counter()
@@ -108,7 +111,7 @@ def run(context: Context[ReferenceParams]) -> Result:
 
 
 def _continuations(
-    context: Context[ReferenceParams], network: Network, model: Architecture, directory: Path
+    context: Context[ReferenceParams], network: Network, model: Outline, directory: Path
 ) -> Iterator[golden.Continuation]:
     """How the model goes on from each prompt that its context has room for; a note tells of the others.
 
@@ -127,7 +130,7 @@ def _continuations(
             context.note(
                 f"the prompt {prompt!r} of {len(ids)} tokens is left out: the context has {model.context}"
             )
-        elif model.encoder is None:
+        elif model.source_context is None:
             yield golden.continued(network, prompt, ids, min(new_tokens, model.context - len(ids)))
         else:
             source = np.array([ids], np.int64)
@@ -151,12 +154,13 @@ def _read(path: Path) -> bytes:
 
 
 def _evaluate(
-    context: Context[ReferenceParams], network: Network, model: Architecture, sample: Sample, digest: str
+    context: Context[ReferenceParams], network: Network, model: Outline, sample: Sample, digest: str
 ) -> Logits:
     from ..model.logits_store import Logits
+    from ..model.parity import reference_rows
 
-    parity = _parity(network, model)
-    found = Logits(model.task, sample.width, model.vocabulary, digest, sample.windows, parity)
+    rows = reference_rows(lambda *given: _finite(network(*given)), model)
+    found = Logits(model.task, sample.width, model.vocabulary, digest, sample.windows, rows)
     if model.task == "encoder":
         return replace(found, hidden=_hidden(context, network, model.hidden, sample.windows))
     nll, top = _predictions(context, network, model.vocabulary, sample)
@@ -213,29 +217,6 @@ def _hidden(context: Context[ReferenceParams], network: Network, width: int, win
     for which, outputs in side_by_side(work, windows, width, context.threads, context.progress):
         hidden[windows.positions(which)] = outputs
     return hidden
-
-
-def _parity(network: Network, model: Architecture) -> Rows:
-    """What the model gives for the parity inputs, each row alone."""
-    import numpy as np
-
-    from ..model.logits_store import Rows
-    from ..model.tokens import pack
-    from .parity import inputs, source_inputs
-
-    rows = inputs(model.vocabulary, model.context)
-    lengths = np.array([len(row) for row in rows], np.int64)
-    if model.encoder is None:
-        outputs = [_finite(network(row[None]))[0] for row in rows]
-        return Rows(np.concatenate(rows), lengths, np.concatenate(outputs))
-    sources = source_inputs(model.vocabulary, model.encoder.context)
-    for row in rows:
-        row[0] = model.decoder_start or 0
-    outputs = [
-        _finite(network(row[None], source[None]))[0] for row, source in zip(rows, sources, strict=True)
-    ]
-    packed = pack([[source.tolist()] for source in sources], shortest=1)
-    return Rows(np.concatenate(rows), lengths, np.concatenate(outputs), packed)
 
 
 def _finite(outputs: Array) -> Array:

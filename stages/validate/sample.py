@@ -11,7 +11,7 @@ from ..model.tokens import Windows
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..model.families import Architecture
+    from ..model.families import Outline
     from ..model.pairs import Pairs
 
 
@@ -29,9 +29,7 @@ class Sample:
     cut: int = 0
 
 
-def take(
-    data: bytes, where: str, directory: Path, model: Architecture, window: int, max_tokens: int
-) -> Sample:
+def take(data: bytes, where: str, directory: Path, model: Outline, window: int, max_tokens: int) -> Sample:
     """The samples of a text.
 
     data: the text's bytes.  where: its path.  directory: of the tokenizer.  window: tokens of a sample, fewer
@@ -60,14 +58,14 @@ def take(
     return Sample(found.first(max_tokens) if max_tokens else found, width)
 
 
-def _pairs(data: bytes, where: str, directory: Path, model: Architecture, window: int) -> Pairs:
+def _pairs(data: bytes, where: str, directory: Path, model: Outline, window: int) -> Pairs:
     from ..model.pairs import of_lines, of_text
     from ..model.text import parse_documents, parse_pairs
     from ..model.tokens import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     start = model.decoder_start or 0
-    most = min(model.context, model.encoder.context if model.encoder else model.context)
+    most = min(model.context, model.source_context or model.context)
     if lines := parse_pairs(data, where):
         return of_lines(tokenizer, lines, start, min(window, most))
     found = of_text(tokenizer, parse_documents(data, where), start, window, most)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    Array = npt.NDArray[Any]
     Ids = npt.NDArray[np.int64]
     Floats = npt.NDArray[np.float32]
 
@@ -50,9 +51,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Cache:
-    """Past keys and values by graph input name, each float32 [batch, kv_heads, past, head_dim]."""
+    """Past keys and values by graph input name, each float32 [batch, kv_heads, past, head_dim]; of a graph
+    that takes none, the tokens so far, int64 [batch, past].
+    """
 
-    tensors: Mapping[str, Floats]
+    tensors: Mapping[str, Array]
     length: int
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 MODEL_FILE = "model.onnx"
+# What a past holds of a graph without a cache: the tokens so far.
+SEQUENCE = "input_ids"
 
 
 def open(path: Path, *, threads: int | None = None) -> OnnxSession | OnnxPairSession:  # noqa: A001 - its name
@@ -80,6 +82,8 @@ class OnnxSession:
             raise InputError("an encoder has no past to step from", fix="use logits")
         import numpy as np
 
+        if not self._cache:
+            return self._anew(input_ids, attention_mask, past, logits_from)
         feeds = self._feeds(input_ids, attention_mask, past)
         if self._logits_from:
             feeds[self._logits_from] = np.array([logits_from], np.int64)
@@ -120,6 +124,17 @@ class OnnxSession:
         """Frees onnxruntime's memory; the session cannot be used afterwards."""
         self._graph.close()
 
+    def _anew(
+        self, input_ids: Ids, attention_mask: Ids | None, past: Cache | None, logits_from: int
+    ) -> tuple[Floats, Cache]:
+        """A step of a graph without a cache: the whole sequence, which is what its past holds."""
+        import numpy as np
+
+        whole = np.concatenate([past.tensors[SEQUENCE], input_ids], axis=1) if past else input_ids
+        new = input_ids.shape[1]
+        logits = self.logits(whole, attention_mask)[:, whole.shape[1] - new :]
+        return logits[:, logits_from:], Cache({SEQUENCE: whole}, whole.shape[1])
+
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
         """Prompts as ids and mask [batch, longest], padded on the left."""
         import numpy as np
@@ -155,5 +170,5 @@ class OnnxSession:
         feeds = {name: np.ascontiguousarray(value, np.int64) for name, value in feeds.items()}
         if "token_type_ids" in self._graph.inputs:
             feeds["token_type_ids"] = np.zeros((batch, new), np.int64)
-        feeds.update(past.tensors if past else empty_cache(self._cache, self._info, batch))
+        feeds.update(past.tensors if past else empty_cache(self._cache, self._graph, batch))
         return {name: value for name, value in feeds.items() if name in self._graph.inputs}

@@ -68,8 +68,9 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def _checks(about: Mapping[str, Any]) -> list[tuple[str, bool]]:
     """Each part that a session goes by, and whether it can be so."""
-    decodes = about["task"] != ENCODER
-    patterns = [name for name in PATTERNS if decodes and (name != "cross" or about["task"] == SEQ2SEQ)]
+    # A language model's graph may have no cache.
+    caches = about["task"] == SEQ2SEQ or (about["task"] == CAUSAL and about.get("past", "") is not None)
+    patterns = [name for name in PATTERNS if caches and (name != "cross" or about["task"] == SEQ2SEQ)]
     ends = about.get("eos_ids") or []
     options = about.get("session_options", {})
     requires = about.get("requires", {})

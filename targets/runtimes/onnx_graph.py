@@ -9,10 +9,11 @@ from ...artifacts.errors import InputError, RequirementError, StageError
 from ..host import physical_cores
 from .base import SessionInfo
 from .library import import_onnxruntime
+from .onnx_about import DESCRIPTION
 from .onnx_file import check_onnx_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
     Ids = npt.NDArray[np.int64]
 
+# The most heads, and the widest, that any model has.
+MOST_HEADS = 1 << 16
+
 
 class OnnxGraph:
     """An open graph on the CPU; ``inputs`` and ``outputs`` are names, in the graph's order.
 
+    shapes: of inputs by name, with the name of a dimension that varies, or None, in its place.
     threads: all physical cores when None.  Raises InputError for a file that may not be opened (see
     `onnx_file.py`), and when onnxruntime cannot open it.
     """
@@ -48,6 +53,7 @@ class OnnxGraph:
         self.version = str(runtime.__version__)
         self.inputs = tuple(str(node.name) for node in session.get_inputs())
         self.outputs = tuple(str(node.name) for node in session.get_outputs())
+        self.shapes = {str(node.name): tuple(node.shape) for node in session.get_inputs()}
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The outputs of those names; raises StageError when onnxruntime fails and after :meth:`close`."""
@@ -106,7 +112,11 @@ def session_info(about: Mapping[str, Any], version: str) -> SessionInfo:
 
 
 def cache_names(about: Mapping[str, Any]) -> dict[str, str]:
-    """Graph inputs of past keys and values, and the outputs that become them in the next step."""
+    """Graph inputs of past keys and values, and the outputs that become them in the next step; none of a
+    graph without a cache.
+    """
+    if about["past"] is None:
+        return {}
     names = [(layer, part) for layer in range(int(about["layers"])) for part in ("key", "value")]
     return {
         about["past"].format(layer=layer, part=part): about["present"].format(layer=layer, part=part)
@@ -114,11 +124,21 @@ def cache_names(about: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def empty_cache(names: Mapping[str, str], info: SessionInfo, batch: int) -> dict[str, Any]:
-    """The past of a sequence's first step."""
+def empty_cache(names: Collection[str], graph: OnnxGraph, batch: int) -> dict[str, Any]:
+    """The past of a sequence's first step, float32 [batch, kv_heads, 0, head_dim] for each input named.
+
+    Raises InputError when the graph has no such inputs, or of another shape.
+    """
     import numpy as np
 
-    return dict.fromkeys(names, np.zeros((batch, info.kv_heads, 0, info.head_dim), np.float32))
+    found = {}
+    for name in names:
+        shape = graph.shapes.get(name, ())
+        sizes = shape[1::2] if len(shape) == 4 else ()
+        if not sizes or not all(type(size) is int and 0 < size <= MOST_HEADS for size in sizes):
+            raise InputError(f"the graph has no input {name} of keys or values, as {DESCRIPTION} says")
+        found[name] = np.zeros((batch, sizes[0], 0, sizes[1]), np.float32)
+    return found
 
 
 def check_ids(ids: Ids, vocabulary: int, name: str = "input_ids") -> None:

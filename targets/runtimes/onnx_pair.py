@@ -35,7 +35,7 @@ class OnnxPairSession:
         self._encoder = OnnxGraph(path / str(about["encoder"]["file"]), about, threads)
         self._decoder = OnnxGraph(path / model_file, about, threads)
         self._result = self._decoder.outputs[0]
-        self._logits_from = str(about["logits_from"])
+        self._logits_from = about.get("logits_from")
         self._cache = cache_names(about)
         parts = [(layer, part) for layer in range(int(about["layers"])) for part in ("key", "value")]
         self._crossing = tuple(str(about["cross"]).format(layer=layer, part=part) for layer, part in parts)
@@ -73,8 +73,11 @@ class OnnxPairSession:
         import numpy as np
 
         feeds = self._feeds(source, target_ids, past)
-        feeds[self._logits_from] = np.array([logits_from], np.int64)
+        if self._logits_from:
+            feeds[self._logits_from] = np.array([logits_from], np.int64)
         result, *present = self._decoder.run([self._result, *self._cache.values()], feeds)
+        if not self._logits_from:
+            result = result[:, logits_from:]
         length = (past.length if past else 0) + target_ids.shape[1]
         return result, Cache(dict(zip(self._cache, present, strict=True)), length)
 
@@ -131,10 +134,11 @@ class OnnxPairSession:
         if len(source.mask) != batch:
             raise InputError(f"there are {batch} targets for {len(source.mask)} sources")
         check_length((past.length if past else 0) + new, self._info.context)
-        cached = past.tensors if past else empty_cache(self._cache, self._info, batch)
-        return {
+        cached = past.tensors if past else empty_cache(self._cache, self._decoder, batch)
+        feeds = {
             "input_ids": np.ascontiguousarray(target_ids, np.int64),
             "encoder_attention_mask": source.mask,
             **source.tensors,
             **cached,
         }
+        return {name: value for name, value in feeds.items() if name in self._decoder.inputs}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SMALL = {
     "task": "causal-lm", "architecture": "LlamaForCausalLM", "model_type": "llama",
-    "parameters": 60_000_000, "int8_dot_product": True,
+    "parameters": 60_000_000, "int8_dot_product": True, "known_family": True,
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CONTRIB = "com.microsoft"
 ELEMENT_TYPES: dict[str, int] = {
+    "bool": TensorProto.BOOL,
     "float32": TensorProto.FLOAT,
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...model.checkpoint import settings
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ...model.families import Architecture
+    from ...model.families import Architecture, Outline
     from .graph import Graph
     from .linear import Form
 
@@ -27,8 +28,24 @@ EXACT_INT8 = {"session.x64quantprecision": "1"}
 BLOCK_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
 
 
+@dataclass(frozen=True)
+class Heads:
+    """What attention is made of. layers: that keep keys and values, as many heads of them, each so wide."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @staticmethod
+    def of(model: Architecture) -> Heads:
+        """Those of a known network."""
+        return Heads(len(model.layers), model.heads, model.kv_heads, model.head_dim)
+
+
 def session_json(
-    architecture: Architecture,
+    model: Outline,
+    heads: Heads,
     graphs: Mapping[str, Graph],
     form: Form,
     directory: Path,
@@ -43,7 +60,8 @@ def session_json(
     """
     ids = special_ids(directory)
     graph = graphs[MODEL_FILE]
-    decodes = architecture.task != "encoder"
+    has_past = PAST.format(layer=0, part="key") in graph.input_names
+    has_logits_from = any(value.name == LOGITS_FROM for value in graph.structure.input)
     nodes = (node for each in graphs.values() for node in each.structure.node)
     has_int8 = any(node.op_type == "QuantizeLinear" for node in nodes)
     options = EXACT_INT8 if has_int8 else {}
@@ -52,22 +70,22 @@ def session_json(
     return {
         "schema": SCHEMA,
         "format": "onnx",
-        "task": architecture.task,
-        "model_type": architecture.model_type,
-        "layers": len(architecture.layers),
-        "hidden": architecture.hidden,
-        "heads": architecture.heads,
-        "kv_heads": architecture.kv_heads,
-        "head_dim": architecture.head_dim,
-        "vocabulary": architecture.vocabulary,
-        "context": architecture.context,
+        "task": model.task,
+        "model_type": model.model_type,
+        "layers": heads.layers,
+        "hidden": model.hidden,
+        "heads": heads.heads,
+        "kv_heads": heads.kv_heads,
+        "head_dim": heads.head_dim,
+        "vocabulary": model.vocabulary,
+        "context": model.context,
         **ids,
         "inputs": list(graph.input_names),
         "outputs": list(graph.output_names),
-        "past": PAST if decodes else None,
-        "present": PRESENT if decodes else None,
-        "logits_from": LOGITS_FROM if decodes else None,
-        **(_halves(architecture, graphs[ENCODER_FILE], directory) if ENCODER_FILE in graphs else {}),
+        "past": PAST if has_past else None,
+        "present": PRESENT if has_past else None,
+        "logits_from": LOGITS_FROM if has_logits_from else None,
+        **(_halves(model, graphs[ENCODER_FILE], directory) if ENCODER_FILE in graphs else {}),
         "session_options": options,
         "requires": {
             "onnxruntime": ONNXRUNTIME,
@@ -78,7 +96,7 @@ def session_json(
     }
 
 
-def _halves(architecture: Architecture, graph: Graph, directory: Path) -> dict[str, object]:
+def _halves(model: Outline, graph: Graph, directory: Path) -> dict[str, object]:
     """What only an encoder-decoder has: its other graph, the names of what goes from one to the other, the
     token that a target begins with, and the one that must come first behind it, None for any.
     """
@@ -86,12 +104,12 @@ def _halves(architecture: Architecture, graph: Graph, directory: Path) -> dict[s
     return {
         "encoder": {
             "file": ENCODER_FILE,
-            "context": architecture.encoder.context if architecture.encoder else 0,
+            "context": model.source_context or 0,
             "inputs": list(graph.input_names),
             "outputs": list(graph.output_names),
         },
         "cross": CROSS,
-        "decoder_start_id": found.get("decoder_start_token_id", architecture.decoder_start),
+        "decoder_start_id": found.get("decoder_start_token_id", model.decoder_start),
         "first_id": found.get("forced_bos_token_id"),
     }
 

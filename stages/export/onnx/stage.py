@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ....artifacts.errors import RequirementError
 from ....artifacts.schema import param
 from ...base import Context, Requirement, Result, stage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .graph import Graph
+from .params import FileParams
 
 # The opsets that are written, and the oldest IR version that may carry each.
 IR_VERSIONS = {23: 11, 24: 11}
-DATA_FILE = "model.onnx.data"
 SESSION_FILE = "ingot.json"
-ANY_VERSION = (1, 10_000)
 
 
 @dataclass(frozen=True)
-class OnnxParams:
+class OnnxParams(FileParams):
     """Parameters of `export.onnx`."""
 
     opset: int = param(
@@ -42,35 +35,11 @@ class OnnxParams:
         doc="how quantized weights are written: qoperator, with the operators that onnxruntime adds, its "
         "fastest; qdq, with QuantizeLinear and DequantizeLinear alone, which other runtimes read",
     )
-    external_data_above_bytes: int = param(
-        1_000_000_000,
-        minimum=0,
-        doc="weights of models above this size go to model.onnx.data; below, one file is easier to handle, "
-        "above, a separate one is mapped and loads in half the time and memory; what encoder and decoder "
-        "share is always there, so that it is there once",
-    )
-    opset_range: tuple[int, ...] = param(
-        ANY_VERSION, in_key=False, doc="lowest and highest opset that the target's runtime loads"
-    )
-    ir_version_range: tuple[int, ...] = param(
-        ANY_VERSION, in_key=False, doc="lowest and highest ONNX IR version that the target's runtime loads"
-    )
 
 
 def requirements(params: OnnxParams) -> tuple[Requirement, ...]:
     """That the target's runtime takes the opset and the IR version, known before anything runs."""
-    checks = (
-        ("opset", params.opset, params.opset_range),
-        ("IR version", IR_VERSIONS[params.opset], params.ir_version_range),
-    )
-    return tuple(
-        Requirement(
-            f"ONNX {what} {value} within the target's {bounds[0]} to {bounds[-1]}",
-            bounds[0] <= value <= bounds[-1],
-            "choose a target whose runtime is newer, or another export.opset",
-        )
-        for what, value, bounds in checks
-    )
+    return params.loads(params.opset, IR_VERSIONS[params.opset])
 
 
 @stage(
@@ -90,11 +59,13 @@ def run(context: Context[OnnxParams]) -> Result:
     Of an encoder-decoder, encoder.onnx reads the source and model.onnx writes the target.
     """
     from ...model.checkpoint import Checkpoint
+    from ...model.families import Outline
     from ...model.quantized import QuantizedCheckpoint
     from .build import build
     from .check import check_loads, check_structure
+    from .files import write_graphs
     from .linear import Form
-    from .session import ONNXRUNTIME, session_json
+    from .session import ONNXRUNTIME, Heads, session_json
     from .weights import Weights
     from .writer import model_header
 
@@ -114,9 +85,16 @@ def run(context: Context[OnnxParams]) -> Result:
     header = model_header(opset, ir_version, domains)
     for graph in graphs.values():
         check_structure(graph, header)
-    external = _write(context, graphs, header.SerializeToString(deterministic=True))
+    external = write_graphs(
+        context.output,
+        graphs,
+        header.SerializeToString(deterministic=True),
+        context.params.external_data_above_bytes,
+        context.progress,
+    )
     checkpoint.copy_sidecars(context.output)
-    context.output.write_json(SESSION_FILE, session_json(model, graphs, form, source.path, opset, ir_version))
+    about = session_json(Outline.of(model), Heads.of(model), graphs, form, source.path, opset, ir_version)
+    context.output.write_json(SESSION_FILE, about)
     checkpoint.tensors.close()
     context.progress(1, 1, "loading the graph in onnxruntime")
     for name in graphs:
@@ -135,25 +113,3 @@ def run(context: Context[OnnxParams]) -> Result:
             "requires": {"onnxruntime": ONNXRUNTIME},
         }
     )
-
-
-def _write(context: Context[OnnxParams], graphs: Mapping[str, Graph], header: bytes) -> bool:
-    """Streams the weights into the graphs' files or beside them; whether any lie beside them."""
-    from .writer import distinct, place, write_data, write_model
-
-    every = tuple(graphs.values())
-    total, done = sum(initializer.bytes for initializer in distinct(every)), 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        context.progress(done, total, "bytes of weights written")
-
-    placement = place(every, context.params.external_data_above_bytes)
-    for name, graph in graphs.items():
-        with context.output.create(name) as sink:
-            write_model(graph, header, placement, DATA_FILE, sink, advance)
-    if placement:
-        with context.output.create(DATA_FILE) as sink:
-            write_data(every, placement, sink, advance)
-    return bool(placement)

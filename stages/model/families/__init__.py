@@ -36,6 +36,8 @@ from .gpt_neox import gpt_neox
 from .llama import llama, mistral, qwen2, qwen3
 from .mixture import mixtral, qwen2_moe, qwen3_moe
 from .opt import opt
+from .outline import Outline
+from .outside import outline_of
 from .phi import phi, phi3
 from .roberta import roberta, xlm_roberta
 from .t5 import mt5, t5
@@ -46,7 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES", "Activation", "Architecture", "Attention", "ConfigReader", "FeedForward", "Layer", "Linear",
-    "Mixture", "Norm", "RelativeBias", "Rope", "Task", "architecture", "names", "plugin_versions",
+    "Mixture", "Norm", "Outline", "RelativeBias", "Rope", "Task", "architecture", "names", "outline",
+    "plugin_versions",
 ]  # fmt: skip
 
 GROUP = "ingot.families"
@@ -99,6 +102,22 @@ def architecture(
             fix=f"{hint}known ones are {', '.join(names())}",
         )
     return _installed(entry_points(GROUP)[model_type], reader)
+
+
+def outline(
+    config: Mapping[str, object],
+    where: str,
+    tensor_names: Collection[str] = (),
+    most_tokens: int | None = None,
+) -> Outline:
+    """What a config.json describes, from outside; also of a network that the table does not hold.
+
+    most_tokens: the longest sequence that the tokenizer's settings give.  Raises what :func:`architecture`
+    and :func:`ingot.stages.model.families.outside.outline_of` raise.
+    """
+    if config.get("model_type") in names():
+        return Outline.of(architecture(config, where, tensor_names))
+    return outline_of(ConfigReader(config, where, tensor_names), names(), most_tokens)
 
 
 def names() -> tuple[str, ...]:

@@ -157,8 +157,8 @@ def test_neither_torch_nor_transformers_is_imported(
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from ingot.stages.model import logits_store\n"
-        "from ingot.stages.validate import cost, quality, parity\n"
+        "from ingot.stages.model import logits_store, parity\n"
+        "from ingot.stages.validate import cost, quality\n"
         "from ingot.targets.runtimes import onnx\n"
         "loaded = {'numpy', 'onnxruntime'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"

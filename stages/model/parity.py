@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ...targets.runtimes.base import Cache, PairSession, Session
-    from ..model.logits_store import Rows
+    from .families import Outline
+    from .logits_store import Rows
 
     Ids = npt.NDArray[np.int64]
     Floats = npt.NDArray[np.float32]
+    # ids [1, length], and of an encoder-decoder its sources, → output [1, length, width].
+    Forward = Callable[..., Floats]
 
 ROW_TOKENS = 16
 SHORT_ROW_TOKENS = 9
@@ -45,6 +48,26 @@ def _rows(vocabulary: int, context: int, seed: int) -> list[Ids]:
     full = min(ROW_TOKENS, context)
     lengths = (full, full, min(SHORT_ROW_TOKENS, max(1, full - 1)))
     return [random.integers(0, vocabulary, length, dtype=np.int64) for length in lengths]
+
+
+def reference_rows(forward: Forward, model: Outline) -> Rows:
+    """What a model gives for the fixed inputs, each row alone."""
+    import numpy as np
+
+    from .logits_store import Rows
+    from .tokens import pack
+
+    rows = inputs(model.vocabulary, model.context)
+    lengths = np.array([len(row) for row in rows], np.int64)
+    if model.source_context is None:
+        outputs = [forward(row[None])[0] for row in rows]
+        return Rows(np.concatenate(rows), lengths, np.concatenate(outputs))
+    sources = source_inputs(model.vocabulary, model.source_context)
+    for row in rows:
+        row[0] = model.decoder_start or 0
+    outputs = [forward(row[None], source[None])[0] for row, source in zip(rows, sources, strict=True)]
+    packed = pack([[source.tolist()] for source in sources], shortest=1)
+    return Rows(np.concatenate(rows), lengths, np.concatenate(outputs), packed)
 
 
 def measure(session: Session, rows: Rows) -> dict[str, dict[str, float]]:

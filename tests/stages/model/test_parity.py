@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from ingot.stages.model import parity
 from ingot.stages.model.logits_store import Rows
-from ingot.stages.validate import parity
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -1,0 +1,1 @@
+"""Graphs traced from transformers' own code, for architectures that the table does not hold."""

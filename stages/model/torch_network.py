@@ -1,0 +1,96 @@
+"""The unmodified model in torch: eager attention, float32, one thread a call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...artifacts.errors import IntakeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    Ids = npt.NDArray[np.int64]
+    Floats = npt.NDArray[np.float32]
+
+CLASSES = {
+    "causal-lm": "AutoModelForCausalLM",
+    "encoder": "AutoModel",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+}
+
+
+# Encoders are run for their last hidden state: a pooler without weights, as beside a trained head, will do.
+UNUSED = ("pooler.",)
+
+
+class Network:
+    """A checkpoint that is loaded once and called from several threads.
+
+    task: one of those in CLASSES.  module: the model of transformers.  Raises IntakeError when the checkpoint
+    lacks weights of the network, which transformers would fill with random numbers, or holds misshapen ones,
+    and when transformers does not load it.
+    """
+
+    def __init__(self, directory: Path, task: str) -> None:
+        import torch
+        import transformers
+
+        # Each batch has a core of its own, so an operation has no use for more.
+        torch.set_num_threads(1)
+        transformers.utils.logging.disable_progress_bar()
+        self._task = task
+        try:
+            self.module, found = getattr(transformers, CLASSES[task]).from_pretrained(
+                directory,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are refused below, all at once
+                output_loading_info=True,
+            )
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise IntakeError(
+                f"transformers {transformers.__version__} does not load it: {reason}", where=str(directory)
+            ) from error
+        _check_complete(found, directory)
+        self.module.eval()
+
+    def __call__(self, ids: Ids, sources: Ids | None = None) -> Floats:
+        """ids [batch, length] → logits [batch, length, vocabulary], of an encoder the last hidden state.
+
+        sources: what ids are targets of, [batch, source].
+        """
+        import torch
+
+        given: dict[str, Any] = {"input_ids": torch.from_numpy(ids)}
+        if sources is not None:
+            given = {"input_ids": torch.from_numpy(sources), "decoder_input_ids": torch.from_numpy(ids)}
+        if self._task != "encoder":
+            given["use_cache"] = False
+        with torch.inference_mode():
+            output = self.module(**given)
+            found = output.last_hidden_state if self._task == "encoder" else output.logits
+            result: Floats = found.numpy()
+        return result
+
+
+def _check_complete(found: dict[str, Any], directory: Path) -> None:
+    missing = [name for name in sorted(found["missing_keys"]) if not name.startswith(UNUSED)]
+    shapes = sorted(str(entry[0]) for entry in found["mismatched_keys"])
+    faults = [
+        f"{label} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+        for label, names in (("missing:", missing), ("wrong shape:", shapes))
+        if names
+    ]
+    if faults:
+        raise IntakeError(
+            f"the weights do not fit config.json: {'; '.join(faults)}",
+            where=str(directory),
+            fix="check that config.json and the weights are of the same model",
+        )
