@@ -108,10 +108,10 @@ def digest_file(path: Path) -> str:
 def run(stage_name: str, model: Path, params: Mapping[str, object], workdir: Path) -> tuple[Artifact, dict]:
     """Runs the stage on one thread; its artifact, and what it took and observed."""
     store = Store.open(workdir / "store")
-    loaded, _ = _stage(store, "load", {}, {"model": str(model)})
+    loaded, _ = run_stage(store, "load", {}, {"model": str(model)})
     _import_ahead()
     busy = time.process_time()
-    artifact, observed = _stage(store, stage_name, {"model": loaded}, params)
+    artifact, observed = run_stage(store, stage_name, {"model": loaded}, params)
     took = {"cpu_seconds": time.process_time() - busy, "max_rss_bytes": memory.peak_bytes()}
     return artifact, {**took, **{name: observed[name] for name in took if name in observed}}
 
@@ -123,7 +123,7 @@ def _import_ahead() -> None:
     torch.set_num_threads(1)
 
 
-def _stage(
+def run_stage(
     store: Store, name: str, inputs: Mapping[str, Artifact], params: Mapping[str, object]
 ) -> tuple[Artifact, Mapping[str, object]]:
     stage = base.get(name)
