@@ -50,9 +50,8 @@ def main() -> int:
         least, first, last = peaks[1], peaks[options.layers[0]], peaks[options.layers[-1]]
         allowed = 2 * BLOCK_BYTES + BUDGET_MB * 1_000_000 + OUTPUT_BUFFERS
         growth, beyond = last / first - 1, last - least
-        print(
-            f"\nfrom {options.layers[0]} to {options.layers[-1]} layers: {growth:+.1%} (bar +{MOST_GROWTH:.0%})"
-        )
+        depths = f"from {options.layers[0]} to {options.layers[-1]} layers"
+        print(f"\n{depths}: {growth:+.1%} (bar +{MOST_GROWTH:.0%})")
         print(f"beyond one layer: {beyond / 1e6:.1f} MB (bar {allowed / 1e6:.1f} MB)")
     is_met = growth <= MOST_GROWTH and beyond <= allowed
     print(f"bars {'met' if is_met else 'NOT MET'}")
