@@ -40,6 +40,7 @@ BUILTIN: Mapping[str, str] = {
     "quantize.rtn": "ingot.stages.quantize.rtn",
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
     "quantize.gptq": "ingot.stages.quantize.gptq",
+    "quantize.mixed": "ingot.stages.quantize.mixed",
     "quantize.awq": "ingot.stages.quantize.awq",
     "quantize.static": "ingot.stages.quantize.static",
     "quantize.smoothquant": "ingot.stages.quantize.smoothquant",

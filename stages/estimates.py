@@ -7,6 +7,7 @@ correct the level (`pipeline/predict.py`). No stage imports this module, so no k
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .base import Estimate, Stage, Work
@@ -82,6 +83,14 @@ def grids(params: Any, work: Work) -> Estimate:
     )
 
 
+def mixed(params: Any, work: Work) -> Estimate:
+    """`quantize.mixed`: `quantize.gptq`, after some of the text went forward twice and back once more."""
+    rounded = calibrated(params, work)
+    tokens = params.sensitivity_samples * params.window
+    seconds = 5e-10 * work.parameters * tokens + 2e-6 * work.parameters
+    return replace(rounded, cpu_seconds=rounded.cpu_seconds + seconds)
+
+
 def rotate(params: Any, work: Work) -> Estimate:
     """`fuse.rotate`: a handful of passes over blocks of every tensor in float64, one tensor in memory."""
     stored = FLOAT32 if params.dtype == "float32" else FLOAT32 // 2
@@ -155,6 +164,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "quantize.dynamic": rounding,
     "quantize.gptq": calibrated,
     "quantize.awq": calibrated,
+    "quantize.mixed": mixed,
     "quantize.static": grids,
     "quantize.smoothquant": grids,
     "export.onnx": export_onnx,

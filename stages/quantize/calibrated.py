@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ..base import Context
     from ..model.calibration.journal import Journal
+    from ..model.calibration.samples import Samples
+    from ..model.calibration.shelf import Shelf
     from ..model.calibration.walk import Visitor
     from ..model.checkpoint import Checkpoint
     from ..model.families import Architecture
@@ -82,15 +84,12 @@ def calibrate(context: Context[Any], source: Checkpoint, visitor: Visitor, part:
     import torch
 
     from ..model.calibration.journal import Journal
-    from ..model.calibration.samples import take
-    from ..model.calibration.shelf import Shelf
     from ..model.calibration.walk import Walk
 
     params, model = context.params, source.architecture
     device = choose_device(params.device)
     dtype = choose_dtype(params.compute_dtype, device)
-    text = Path(params.calibration)
-    samples = take(text, source.directory, model, params.window, params.samples)
+    samples = calibration_text(context, source)
     if samples.windows < params.samples:
         context.note(
             f"the calibration text has {samples.windows} windows, fewer than the {params.samples} asked for"
@@ -103,10 +102,26 @@ def calibrate(context: Context[Any], source: Checkpoint, visitor: Visitor, part:
     directory = context.job / part
     directory.mkdir(exist_ok=True)
     journal = Journal(directory, fingerprint)
-    shelf = Shelf(params.activation_budget_mb * MB, context.job)
+    shelf = shelf_of(params, context.job)
     walk = Walk(model, source.tensors, samples.batches, shelf, device, dtype, context.threads)
     walk.run(visitor, journal, context.progress)
     return journal
+
+
+def calibration_text(context: Context[Any], source: Checkpoint) -> Samples:
+    """The windows that the parameters ask for; raises DataError for a text that cannot be used."""
+    from ..model.calibration.samples import take
+
+    params = context.params
+    text = Path(params.calibration)
+    return take(text, source.directory, source.architecture, params.window, params.samples)
+
+
+def shelf_of(params: CalibratedParams, directory: Path) -> Shelf:
+    """What holds activations, within the parameters' budget; it spills into ``directory``."""
+    from ..model.calibration.shelf import Shelf
+
+    return Shelf(params.activation_budget_mb * MB, directory)
 
 
 def choose_device(wanted: str) -> torch.device:

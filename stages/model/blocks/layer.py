@@ -74,7 +74,8 @@ class Blocks:
     def apply(self, linear: Linear, value: torch.Tensor) -> torch.Tensor:
         """x Wᵀ + b in the tensors' dtype."""
         bias = self.tensors.vector(linear.bias).to(self.tensors.dtype) if linear.bias else None
-        return functional.linear(self._cast(value), self.tensors.matrix(linear), bias)
+        given = functional.linear(self._cast(value), self.tensors.matrix(linear), bias)
+        return self.tensors.given(linear, given)
 
     def show(self, linears: tuple[Linear, ...], value: torch.Tensor) -> Shown:
         """Stops at linear maps that read ``value``, and gives it as it is held."""
