@@ -28,6 +28,7 @@ from .outside import is_outside, note
 from .pickles import pickles_allowed
 from .steps import LOAD
 from .trunk import Trunk
+from .weight_patterns import check_weight_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -61,6 +62,8 @@ def graph_of(recipe: Recipe, host: hosts.Host | None = None) -> Graph:
     )
     facts = {name: asdict(inspect_source(path, allow_pickle=name in pickled)) for name, path in found.items()}
     made = build_graph(replace(recipe, model=str(directory), settings=settings), facts[LOAD], host)
+    if not is_outside(facts[LOAD]):
+        check_weight_patterns(made, found)
     return replace(made, sources=facts)
 
 
