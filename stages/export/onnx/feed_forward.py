@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     # Multiplies [rows, in] by one map, or each expert's rows by its own.
     Apply = Callable[[str, Sequence[Linear]], str]
 
+# Experts that stand in one graph, and in each of several where there are more (tests/bench/bench_experts.py).
+MOST_TOGETHER = 16
+GROUP = 8
+
 
 class FeedForwardWriter:
     """Writes feed-forward blocks with one activation."""
@@ -65,16 +69,40 @@ class FeedForwardWriter:
         # Row by row of ``taken``: the choices of the first expert, then those of the second.
         order = graph.node("Gather", graph.node("NonZero", taken), graph.scalar(1, "int64"), axis=0)
         rows = graph.node("Div", order, graph.scalar(block.chosen, "int64"))
-        found = self._through(
-            graph.node("Gather", value, rows),
-            block.experts,
-            lambda each, maps: self._linears.grouped(each, counts, maps),
-        )
+        found = self._experts(graph.node("Gather", value, rows), counts, block.experts, hidden)
         places = range_of(graph, graph.node("Shape", order))
         back = graph.node("ScatterElements", order, order, places)
         found = graph.node("Reshape", graph.node("Gather", found, back), graph.ints(-1, block.chosen, hidden))
         mixed = graph.node("MatMul", graph.node("Unsqueeze", weights, graph.ints(1)), found)
         return self._with_shared(value, block, graph.node("Squeeze", mixed, graph.ints(1)))
+
+    def _experts(self, value: str, counts: str, experts: Sequence[FeedForward], hidden: int) -> str:
+        """Rows [rows, hidden] in the order of their experts through them; counts: int64 [experts].
+
+        A runtime plans memory in time that grows as the square of the values whose size it does not know, and
+        every expert makes some: six layers of 128 open in 13.8 s in one graph, in 1.6 s in groups, each of which
+        is a graph of its own, run only when one of its experts was chosen. Products of int8 codes stay in one
+        graph: where the processor adds them in 16 bits, onnxruntime widens no weight for a graph inside.
+        """
+        graph = self._graph
+        maps = [linear for expert in experts for linear in expert.linears]
+        if len(experts) <= MOST_TOGETHER or self._linears.multiplies_codes(maps):
+            return self._through(value, experts, lambda each, maps: self._linears.grouped(each, counts, maps))
+        starts = range(0, len(experts), GROUP)
+        groups = [experts[start : start + GROUP] for start in starts]
+        sizes = graph.ints(*map(len, groups))
+        own = graph.nodes("Split", (counts, sizes), len(groups), axis=0)
+        totals = [graph.node("ReduceSum", each, graph.ints(0), keepdims=1) for each in own]
+        parts = graph.nodes("Split", (value, graph.node("Concat", *totals, axis=0)), len(groups), axis=0)
+        results = []
+        for part, each, total, group in zip(parts, own, totals, groups, strict=True):
+            is_chosen = graph.node("Squeeze", graph.node("Greater", total, graph.ints(0)))
+
+            def write(part: str = part, each: str = each, group: Sequence[FeedForward] = group) -> str:
+                return self._through(part, group, lambda rows, maps: self._linears.grouped(rows, each, maps))
+
+            results.append(graph.choice(is_chosen, part, hidden, write))
+        return graph.node("Concat", *results, axis=0)
 
     def _route(self, value: str, block: Mixture) -> tuple[str, str]:
         """The chosen experts of each row, heaviest first, and their weights: both [rows, chosen]."""

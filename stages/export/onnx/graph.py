@@ -82,6 +82,18 @@ class Graph:
         """The outputs in order."""
         return tuple(value.name for value in self.structure.output)
 
+    def has_operator(self, operator: str) -> bool:
+        """Whether a node is of that operator, also in a branch."""
+        return any(node.op_type == operator for node in _all_nodes(self.structure))
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
+
 
 class GraphBuilder:
     """Collects a graph. Values are referred to by name, as in ONNX; every method returns the new names."""
@@ -101,6 +113,28 @@ class GraphBuilder:
         outer, self._scope = self._scope, f"{self._scope}{name}/"
         yield
         self._scope = outer
+
+    def choice(self, condition: str, value: str, width: int, then: Callable[[], str]) -> str:
+        """What ``then`` writes where a bool holds, else ``value``: float32 [rows, width] both ways.
+
+        The nodes that ``then`` makes become a graph of their own, which is run only when it is needed.
+        """
+        outer, self._nodes = self._nodes, []
+        try:
+            results = {"then": then()}
+            inner, self._nodes = self._nodes, []
+            results["else"] = self.node("Identity", value)
+            branches = {"then": inner, "else": self._nodes}
+        finally:
+            self._nodes = outer
+        shape = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, (None, width)) for name in results.values()
+        ]
+        graphs = {
+            f"{name}_branch": helper.make_graph(nodes, f"{results[name]}/{name}", [], [output])
+            for (name, nodes), output in zip(branches.items(), shape, strict=True)
+        }
+        return self.node("If", condition, **graphs)
 
     def node(self, operator: str, *inputs: str, domain: str = "", **attributes: object) -> str:
         """A node with one output."""

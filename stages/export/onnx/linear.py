@@ -10,7 +10,7 @@ from .qdq import QdqWriter
 from .qoperator import QOperatorWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ...model.families import Linear
     from ...model.quantized import WeightSpec
@@ -67,6 +67,11 @@ class LinearWriter:
         if spec is None:
             return self._float(value, linear)
         return self._quantized.product(value, linear, spec, tied=False)
+
+    def multiplies_codes(self, linears: Iterable[Linear]) -> bool:
+        """Whether any of the maps multiplies codes of activations."""
+        specs = ((linear, self._weights.spec(linear.name)) for linear in linears)
+        return any(spec is not None and self._quantized.reads_codes(linear, spec) for linear, spec in specs)
 
     def grouped(self, value: str, counts: str, linears: Sequence[Linear]) -> str:
         """[rows, in] → [rows, out]: the first counts[0] rows through the first map, and so on.

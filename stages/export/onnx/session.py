@@ -62,8 +62,7 @@ def session_json(
     graph = graphs[MODEL_FILE]
     has_past = PAST.format(layer=0, part="key") in graph.input_names
     has_logits_from = any(value.name == LOGITS_FROM for value in graph.structure.input)
-    nodes = (node for each in graphs.values() for node in each.structure.node)
-    has_int8 = any(node.op_type == "QuantizeLinear" for node in nodes)
+    has_int8 = any(each.has_operator("QuantizeLinear") for each in graphs.values())
     options = EXACT_INT8 if has_int8 else {}
     if form.quant_format == "qdq":
         options = {**options, BLOCK_ACCURACY: str(form.accuracy_level)}
