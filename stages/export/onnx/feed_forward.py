@@ -80,8 +80,8 @@ class FeedForwardWriter:
         """Rows [rows, hidden] in the order of their experts through them; counts: int64 [experts].
 
         A runtime plans memory in time that grows as the square of the values whose size it does not know, and
-        every expert makes some: six layers of 128 open in 13.8 s in one graph, in 1.6 s in groups, each of which
-        is a graph of its own, run only when one of its experts was chosen. Products of int8 codes stay in one
+        every expert makes some: six layers of 128 open in 13.8 s in one graph, in 1.6 s in groups. Each is a
+        graph of its own, run only when one of its experts was chosen. Products of int8 codes stay in one
         graph: where the processor adds them in 16 bits, onnxruntime widens no weight for a graph inside.
         """
         graph = self._graph
