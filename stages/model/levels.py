@@ -44,3 +44,22 @@ def _e4m3() -> Levels:
     magnitude = np.where(exponent == 0, np.ldexp(mantissa / 8, -6), np.ldexp(1 + mantissa / 8, exponent - 7))
     magnitude[code & E4M3_NAN == E4M3_NAN] = np.nan
     return np.where(code & 128, -magnitude, magnitude).astype(np.float32)
+
+
+@functools.cache
+def dynamic_levels() -> Levels:
+    """The 256 values of the signed dynamic 8-bit type (arXiv:2110.02861, section 2.1), ascending, float32.
+
+    Each further zero bit before the indicator divides by ten, and the bits after it are a linear fraction
+    between 0.1 and 1, of which the middles of equal steps are taken.
+    """
+    import numpy as np
+
+    found = [0.0, 1.0]
+    for fraction_bits in range(7):
+        points = np.linspace(0.1, 1.0, 2**fraction_bits + 1)
+        means = (points[:-1] + points[1:]) / 2 * 10.0 ** (fraction_bits - 6)
+        found += [*means.tolist(), *(-means).tolist()]
+    table = np.array(sorted(found), np.float32)
+    table.flags.writeable = False
+    return table
