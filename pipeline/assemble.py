@@ -11,23 +11,26 @@ value comes from the layers (`layers.py`), and its stage says whether it may be.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..artifacts.errors import RecipeError, nearest
 from ..artifacts.schema import unknown_name
 from ..stages.load.hub import resolve as resolve_source
 from ..stages.load.intake import inspect_source
+from ..stages.load.packed import inspect_packed, is_packed
 from ..targets import host as hosts
 from ..targets.profile import MEASURE_SECTIONS, SECTIONS, STAGE_SECTIONS
 from .branch import Branch
 from .data import BUNDLED_ORIGIN, ROLES
 from .draft import Draft
 from .fan import fan_out, wide_axes
-from .layers import GATES, environment_name, names_target
+from .formats import require_accepted
+from .layers import GATES, METHOD, environment_name, names_target
 from .outside import is_outside, note
 from .pickles import pickles_allowed
 from .steps import LOAD
-from .trunk import Trunk
+from .trunk import LOAD_QUANTIZED, Trunk
 from .weight_patterns import check_weight_patterns
 
 if TYPE_CHECKING:
@@ -44,7 +47,8 @@ if TYPE_CHECKING:
 def graph_of(recipe: Recipe, host: hosts.Host | None = None) -> Graph:
     """The graph of a recipe whose checkpoints are looked at now: found (or fetched), and inspected.
 
-    Raises IntakeError for a source that may not be loaded, and what :func:`build_graph` raises.
+    Raises IntakeError for a source that may not be loaded, InputError for quantized weights that an exporter
+    does not take, and what :func:`build_graph` raises.
     """
     pickled = pickles_allowed(recipe)
     directory = resolve_source(recipe.model, allow_pickle=LOAD in pickled).absolute()
@@ -60,24 +64,41 @@ def graph_of(recipe: Recipe, host: hosts.Host | None = None) -> Graph:
         else setting
         for setting in recipe.settings
     )
-    facts = {name: asdict(inspect_source(path, allow_pickle=name in pickled)) for name, path in found.items()}
-    made = build_graph(replace(recipe, model=str(directory), settings=settings), facts[LOAD], host)
+    facts = {name: _facts(recipe, name, path, pickled) for name, path in found.items()}
+    made = build_graph(replace(recipe, model=str(directory), settings=settings), facts[LOAD], host, facts)
     if not is_outside(facts[LOAD]):
         check_weight_patterns(made, found)
+        require_accepted(made, found)
     return replace(made, sources=facts)
 
 
-def build_graph(recipe: Recipe, facts: Facts, host: hosts.Host | None = None) -> Graph:
+def _facts(recipe: Recipe, name: str, path: Path, pickled: Collection[str]) -> dict[str, object]:
+    """What is known of the checkpoint that the node ``name`` loads; the recipe's model may be quantized, and
+    another where its stage is for that.
+    """
+    stages = {setting.path[0]: setting.value for setting in recipe.settings if setting.path[1] == METHOD}
+    if is_packed(path) if name == LOAD else f"{LOAD}.{stages.get(name)}" == LOAD_QUANTIZED:
+        return asdict(inspect_packed(path))
+    return asdict(inspect_source(path, allow_pickle=name in pickled))
+
+
+def build_graph(
+    recipe: Recipe,
+    facts: Facts,
+    host: hosts.Host | None = None,
+    loaded: Mapping[str, Facts] = MappingProxyType({}),
+) -> Graph:
     """The graph of a recipe.
 
     facts: of the source, from its headers alone: task, architecture, model_type, parameters ... (those that
-    the rules of profiles may ask for).  host: where it is built; this machine when None.  Raises RecipeError
+    the rules of profiles may ask for).  host: where it is built; this machine when None.  loaded: the same as
+    facts of every checkpoint, by the node that loads it.  Raises RecipeError
     for an unknown or unused setting or node, a stage that a target does not take, and edges that do not fit.
     """
     host = host or hosts.probe()
     recipe = replace(recipe, overrides=tuple(_known(each, recipe) for each in recipe.overrides))
     known = {"int8_dot_product": host.has_int8_dot_product, "known_family": not is_outside(facts)}
-    draft = Draft(recipe.data, recipe.seed, {**facts, **known})
+    draft = Draft(recipe.data, recipe.seed, {**facts, **known}, loaded)
     trunk = Trunk(draft, recipe)
     sources = {target.name: target.takes or trunk.last_checkpoint(target) for target in recipe.targets}
     reached = {
@@ -91,7 +112,7 @@ def build_graph(recipe: Recipe, facts: Facts, host: hosts.Host | None = None) ->
         for own, leaf, cell in fan_out(recipe, target, reached[target.name]):
             # The recipe's model comes first: other nodes that load it are it, under another name.
             model = trunk.node(LOAD, cell)
-            source, reference = trunk.node(sources[target.name], cell), trunk.node(recipe.reference, cell)
+            source, reference = trunk.node(sources[target.name], cell), trunk.plain(recipe.reference, cell)
             leaves.append(Branch(draft, own, leaf, cell, model, source, reference).grow())
     notes = _notes(recipe.data, draft.roles)
     return draft.builder.graph(leaves, facts, (*((note(facts),) if is_outside(facts) else ()), *notes))

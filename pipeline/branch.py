@@ -22,7 +22,7 @@ from .layers import GATES, METHOD, NONE, Settings, names_target, outer_layers, r
 from .matrix import Cell, cell_name
 from .rules import require_addable, require_measured, require_task
 from .steps import FROM
-from .trunk import CHECKPOINT, EXPORT, QUANTIZED
+from .trunk import CHECKPOINT, EXPORT, LOAD_QUANTIZED, PACKED_WIDTH, QUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -237,10 +237,14 @@ class Branch:
             check_length(Path(text), min(window, context), node.origins[EVALUATION])
 
     def _weights(self, model: str) -> tuple[str, str]:
-        """The width of the weights that ``model`` holds, and the method that quantized them, or none."""
+        """The width of the weights that ``model`` holds, and the method that quantized them, or none; empty
+        where another program has.
+        """
         builder = self._draft.builder
         node = builder.node(model)
         while not node.stage.startswith(f"{QUANTIZE}."):
+            if node.stage == LOAD_QUANTIZED:
+                return str(self._draft.sources.get(node.name, self._draft.facts)[PACKED_WIDTH]), ""
             if builder.output_kind(node.name) == CHECKPOINT or len(node.inputs) != 1:
                 return PLAIN, NONE
             node = builder.node(next(iter(node.inputs.values())))
@@ -256,7 +260,7 @@ class Branch:
             (f"{QUANTIZE}.{METHOD}", method, accepts.quantize),
             ("weights of", width, accepts.weights),
         ):
-            if valid is not None and value not in valid:
+            if valid is not None and value and value not in valid:
                 fix = (
                     f"it takes {', '.join(valid)}; set others under targets.{target.name}, or drop the target"
                 )

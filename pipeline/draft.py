@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 class Draft:
-    """Collects nodes. facts: of the source.  roles: the kinds of text that the nodes read."""
+    """Collects nodes. facts: of the source.  sources: of every checkpoint that is loaded, by its node.
+    roles: the kinds of text that the nodes read.
+    """
 
-    def __init__(self, data: Data, seed: int, facts: Facts) -> None:
+    def __init__(self, data: Data, seed: int, facts: Facts, sources: Mapping[str, Facts]) -> None:
         self.builder = Builder()
         self.facts = facts
+        self.sources = sources
         self.roles: set[str] = set()
         self._data = data
         self._seed = seed

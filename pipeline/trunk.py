@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT, QUANTIZED = "checkpoint", "quantized-checkpoint"
 EXPORT = "export"
+DEQUANTIZE, LOAD_QUANTIZED = "dequantize", "load.quantized"
+# Known of a source whose weights another program quantized: how it packed them, and how wide most are.
+PACKED, PACKED_WIDTH = "layout", "weights"
 
 
 class Trunk:
@@ -46,6 +49,19 @@ class Trunk:
             )
         return self._made[full]
 
+    def plain(self, name: str, cell: Cell) -> str:
+        """The node whose checkpoint has the weights of ``name`` in floating point: what it makes, or what the
+        codes of that stand for.
+        """
+        made = self.node(name, cell)
+        if self._draft.builder.output_kind(made) != QUANTIZED:
+            return made
+        stage = base.get(DEQUANTIZE)
+        reason = f"the weights that the codes of {made} stand for"
+        return self._draft.add(
+            f"{DEQUANTIZE}@{made}", stage, {}, {next(iter(stage.inputs)): made}, reason=reason
+        )
+
     def reach(self, *names: str) -> frozenset[str]:
         """The recipe's names of nodes and of all that they come from."""
         found, waiting = set[str](), list(names)
@@ -69,7 +85,7 @@ class Trunk:
     def _kind(self, name: str, axes: Iterable[Axis]) -> str:
         """What a node makes; where a matrix fans its method out, what the first of the methods makes."""
         if name == LOAD:
-            return CHECKPOINT
+            return self._loader().output
         methods = (axis.values[0] for axis in (*self._recipe.matrix, *axes) if axis.path[1] == METHOD)
         return self._stage(self._steps[name], self._settings(Cell(tuple(methods)))).output
 
@@ -91,7 +107,11 @@ class Trunk:
             raise RecipeError("load.model: the model is named by model:", where=values["model"].origin)
         origin = recipe.origins.get("model", recipe.source)
         values["model"] = Setting((LOAD, "model"), recipe.model, origin)
-        return self._draft.add(LOAD, base.get(LOAD), values, {}, reason="the recipe's model")
+        return self._draft.add(LOAD, self._loader(), values, {}, reason="the recipe's model")
+
+    def _loader(self) -> base.Stage[Any]:
+        """The stage that loads the recipe's model, by whether its weights are packed already."""
+        return base.get(LOAD_QUANTIZED if PACKED in self._draft.facts else LOAD)
 
     def _step(self, step: Step, full: str, settings: Settings, cell: Cell) -> str:
         stage = self._stage(step, settings)

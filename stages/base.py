@@ -37,6 +37,7 @@ ENTRY_POINTS = "ingot.stages"
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
     "fuse.rotate": "ingot.stages.fuse.rotate",
+    "load.quantized": "ingot.stages.load.quantized",
     "quantize.rtn": "ingot.stages.quantize.rtn",
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
     "quantize.gptq": "ingot.stages.quantize.gptq",
@@ -44,8 +45,10 @@ BUILTIN: Mapping[str, str] = {
     "quantize.awq": "ingot.stages.quantize.awq",
     "quantize.static": "ingot.stages.quantize.static",
     "quantize.smoothquant": "ingot.stages.quantize.smoothquant",
+    "dequantize": "ingot.stages.quantize.dequantize",
     "export.onnx": "ingot.stages.export.onnx.stage",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",
+    "export.checkpoint": "ingot.stages.export.checkpoint.stage",
     "validate.reference": "ingot.stages.validate.reference",
     "validate.quality": "ingot.stages.validate.quality",
     "validate.cost": "ingot.stages.validate.cost",
@@ -152,6 +155,7 @@ class Stage(Generic[P]):
     formats: Callable[[P, Architecture], Mapping[str, WeightSpec]] | None = None
     estimate: Callable[[P, Work], Estimate] | None = None
     any_architecture: bool = False
+    accepts: Callable[[P, Mapping[str, WeightSpec], Architecture], None] | None = None
 
 
 def stage(
@@ -171,6 +175,7 @@ def stage(
     formats: Callable[[P, Architecture], Mapping[str, WeightSpec]] | None = None,
     estimate: Callable[[P, Work], Estimate] | None = None,
     any_architecture: bool = False,
+    accepts: Callable[[P, Mapping[str, WeightSpec], Architecture], None] | None = None,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -181,13 +186,15 @@ def stage(
     names enter the key.  formats: how a stage that quantizes would store which weights, from headers alone.
     estimate: what it takes on an ordinary machine, until past runs tell; the built-in ones: `estimates.py`.
     any_architecture: it also takes models outside the table of families, whose layers nothing here knows.
+    accepts: raises InputError for quantized weights that it does not take, asked where formats are known
+    before anything runs.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary,
             function, function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
-            any_architecture,
+            any_architecture, accepts,
         )  # fmt: skip
 
     return wrap

@@ -35,6 +35,27 @@ def load(_params: Any, work: Work) -> Estimate:
     )
 
 
+def load_quantized(_params: Any, work: Work) -> Estimate:
+    """Unpacked weight by weight to a byte a code."""
+    return Estimate(
+        PROCESS_SECONDS + 1e-8 * work.parameters,
+        PROCESS_BYTES + work.weight_bytes // 4,
+        int(CODES * work.parameters) + SIDECARS,
+        mapped_bytes=work.weight_bytes // 2,
+    )
+
+
+def dequantize(_params: Any, work: Work) -> Estimate:
+    """Four bytes a weight, weight by weight."""
+    output = FLOAT32 * work.parameters
+    return Estimate(
+        PROCESS_SECONDS + 6e-9 * work.parameters,
+        PROCESS_BYTES + output // 4,
+        output + SIDECARS,
+        mapped_bytes=work.input_bytes // 2,
+    )
+
+
 def rounding(params: Any, work: Work) -> Estimate:
     """`quantize.rtn` and `quantize.dynamic`: tensor by tensor; a search of scales tries many of them."""
     searches = getattr(params, "scale_search", "minmax") == "mse"
@@ -122,6 +143,16 @@ def export_transformers(_params: Any, work: Work) -> Estimate:
     )
 
 
+def export_checkpoint(_params: Any, work: Work) -> Estimate:
+    """Packed weight by weight: a weight's codes and what they become, beside pages of the file."""
+    return Estimate(
+        PROCESS_SECONDS + 1.2e-8 * work.parameters,
+        PROCESS_BYTES + work.input_bytes // 4,
+        work.input_bytes + SIDECARS,
+        mapped_bytes=work.input_bytes // 2,
+    )
+
+
 def reference(_params: Any, work: Work) -> Estimate:
     """Two floating-point operations a parameter and token, in torch float32."""
     return Estimate(
@@ -160,6 +191,8 @@ def typical(_params: Any, work: Work) -> Estimate:
 TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "load": load,
     "fuse.rotate": rotate,
+    "load.quantized": load_quantized,
+    "dequantize": dequantize,
     "quantize.rtn": rounding,
     "quantize.dynamic": rounding,
     "quantize.gptq": calibrated,
@@ -169,6 +202,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "quantize.smoothquant": grids,
     "export.onnx": export_onnx,
     "export.transformers": export_transformers,
+    "export.checkpoint": export_checkpoint,
     "validate.reference": reference,
     "validate.quality": quality,
     "validate.cost": cost,

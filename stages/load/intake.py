@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Of the facts, what is not said by the files alone.
 ABOUT = ("known_family", "source")
+# The key of config.json under which other programs say how they quantized the weights.
+QUANTIZATION = "quantization_config"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def inspect_source(directory: Path, *, allow_pickle: bool = False) -> SourceFact
     checkpoint = open_source(directory, allow_pickle=allow_pickle)
     where = str(directory / CONFIG_FILE)
     check_config(checkpoint.config, where)
+    check_unquantized(checkpoint.config, where)
     model = checkpoint.outline
     check_weights(checkpoint, str(directory))
     tensors = network_tensors(checkpoint)
@@ -108,20 +111,24 @@ def weight_bytes(files: Mapping[str, Path], tensors: TensorSource) -> int:
 
 
 def check_config(config: Mapping[str, object], where: str) -> None:
-    """Raises IntakeError for a model that needs its own code, and for one that is quantized already."""
+    """Raises IntakeError for a model that needs its own code."""
     if "auto_map" in config:
         raise IntakeError(
             "auto_map: the model needs code of its own, which is never run",
             where=where,
             fix="save it as an architecture of transformers itself, without auto_map",
         )
-    quantization = config.get("quantization_config")
+
+
+def check_unquantized(config: Mapping[str, object], where: str) -> None:
+    """Raises IntakeError for a model that is quantized already."""
+    quantization = config.get(QUANTIZATION)
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise IntakeError(
-            f"quantization_config: the weights are quantized already ({method or 'unknown method'})",
+            f"{QUANTIZATION}: the weights are quantized already ({method or 'unknown method'})",
             where=where,
-            fix="start from the unquantized checkpoint",
+            fix="start from the unquantized checkpoint, or load it as it is with stage: load.quantized",
         )
 
 

@@ -102,7 +102,11 @@ class Series:
 @stage(
     "validate.cost",
     params=CostParams,
-    inputs={"artifact": ("onnx",), "reference": ("onnx",), "source": ("checkpoint",)},
+    inputs={
+        "artifact": ("onnx",),
+        "reference": ("onnx",),
+        "source": ("checkpoint", "quantized-checkpoint"),
+    },
     output="measurements",
     version=1,
     determinism="nondeterministic",

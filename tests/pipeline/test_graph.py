@@ -375,3 +375,67 @@ def test_an_evaluation_text_with_fewer_bytes_than_a_window_has_tokens_is_refused
     assert caught.value.where == "ingot.yaml:2"
     with pytest.raises(DataError, match="one window of 32 tokens"):
         graph(folder, text, context=32)
+
+
+PACKED = {"layout": "gptq", "weights": "int4"}
+
+
+def test_a_quantized_source_is_exported_as_it_is_and_held_against_what_its_codes_stand_for(
+    folder: Path,
+) -> None:
+    found = graph(folder, "targets: [cpu]\n", **PACKED)
+    edges = {node.name: (node.stage, dict(node.inputs)) for node in found.nodes.values()}
+    assert edges == {
+        "load": ("load.quantized", {}),
+        "dequantize@load": ("dequantize", {"model": "load"}),
+        "export@reference": ("export.onnx", {"model": "dequantize@load"}),
+        "reference": ("validate.reference", {"model": "dequantize@load"}),
+        "export@cpu": ("export.onnx", {"model": "load"}),
+        "quality@cpu": ("validate.quality", {"artifact": "export@cpu", "reference": "reference"}),
+        "cost@cpu": (
+            "validate.cost",
+            {"artifact": "export@cpu", "reference": "export@reference", "source": "load"},
+        ),
+    }
+    (rule,) = found.targets["cpu"].gates
+    assert (rule.metric, rule.limit) == ("perplexity", "5%")
+
+
+def test_a_quantized_source_may_be_quantized_anew_from_what_its_codes_stand_for(folder: Path) -> None:
+    text = "stages: {dequantize: {}}\ntargets: {cpu: {quantize: {method: rtn, bits: 8}}}\n"
+    found = graph(folder, text, **PACKED)
+    assert found.node("quantize@cpu").inputs == {"model": "dequantize"}
+    assert found.node("reference").inputs == {"model": "dequantize"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("targets: {cpu: {quantize: {bits: 8}}}\n", "quantize.bits has no effect: cpu takes load"),
+        ("stages: {quantize: {bits: 8}}\ntargets: [cpu]\n", "quantize.bits has no effect"),
+        ("targets: [cpu-int8]\n", "does not take weights of int4"),
+    ],
+)
+def test_what_a_quantized_source_cannot_become_is_refused(text: str, message: str, folder: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        graph(folder, text, **PACKED)
+
+
+def test_a_profile_of_one_method_takes_what_another_program_made_of_that_width(folder: Path) -> None:
+    assert graph(folder, "targets: [cpu-int4]\n", **PACKED).targets["cpu-int4"].artifact
+
+
+def test_a_quantized_reference_is_what_its_codes_stand_for(folder: Path) -> None:
+    text = "stages: {q8: {stage: quantize.rtn, params: {bits: 8}}}\nreference: q8\ntargets: [cpu]\n"
+    found = graph(folder, text)
+    assert found.node("reference").inputs == {"model": "dequantize@q8"}
+    assert found.node("dequantize@q8").inputs == {"model": "q8"}
+
+
+def test_another_source_may_be_quantized_where_its_stage_says_so(folder: Path) -> None:
+    text = "stages: {other: {stage: load.quantized, params: {model: ckpt}}}\ntargets: {cpu: {from: other}}\n"
+    recipe = read_recipe(parse_yaml(f"model: ckpt\n{text}", "ingot.yaml"), folder, ())
+    found = build_graph(recipe, FACTS, HOST, {"other": {**FACTS, **PACKED}})
+    assert found.node("export@cpu").inputs == {"model": "other"}
+    (rule,) = found.targets["cpu"].gates
+    assert rule.limit == "5%"

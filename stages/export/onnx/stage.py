@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ....artifacts.errors import RequirementError
 from ....artifacts.schema import param
 from ...base import Context, Requirement, Result, stage
 from .params import FileParams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ...model.families import Architecture
+    from ...model.quantized import WeightSpec
 
 # The opsets that are written, and the oldest IR version that may carry each.
 IR_VERSIONS = {23: 11, 24: 11}
@@ -42,6 +49,14 @@ def requirements(params: OnnxParams) -> tuple[Requirement, ...]:
     return params.loads(params.opset, IR_VERSIONS[params.opset])
 
 
+def accepts(params: OnnxParams, weights: Mapping[str, WeightSpec], _model: Architecture) -> None:
+    """Raises InputError for weights that no kernel of onnxruntime computes with, from headers alone."""
+    from .kernels import kernel_for
+
+    for name, spec in weights.items():
+        kernel_for(name, spec, params.accuracy_level)
+
+
 @stage(
     "export.onnx",
     params=OnnxParams,
@@ -52,6 +67,7 @@ def requirements(params: OnnxParams) -> tuple[Requirement, ...]:
     tools=("numpy", "onnx", "onnxruntime"),
     summary="One ONNX graph for prefill and decoding, weights streamed, codes packed and never rounded",
     requires=requirements,
+    accepts=accepts,
 )
 def run(context: Context[OnnxParams]) -> Result:
     """Writes model.onnx, with the tokenizer, the configs and `ingot.json` beside it.
