@@ -45,6 +45,8 @@ BUILTIN: Mapping[str, str] = {
     "quantize.awq": "ingot.stages.quantize.awq",
     "quantize.static": "ingot.stages.quantize.static",
     "quantize.smoothquant": "ingot.stages.quantize.smoothquant",
+    "quantize.nf4": "ingot.stages.quantize.nf4",
+    "quantize.fp8": "ingot.stages.quantize.fp8",
     "dequantize": "ingot.stages.quantize.dequantize",
     "export.onnx": "ingot.stages.export.onnx.stage",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",

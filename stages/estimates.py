@@ -200,6 +200,8 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "quantize.mixed": mixed,
     "quantize.static": grids,
     "quantize.smoothquant": grids,
+    "quantize.nf4": rounding,
+    "quantize.fp8": rounding,
     "export.onnx": export_onnx,
     "export.transformers": export_transformers,
     "export.checkpoint": export_checkpoint,

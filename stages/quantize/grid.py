@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Codes = npt.NDArray[np.uint8]
 
-ScaleSearch = Literal["minmax", "mse"]
+# How scales are found: spanning a group, clipped for the least error, or, of fp8, spanning the whole weight.
+ScaleSearch = Literal["minmax", "mse", "tensor"]
 
 # The strongest clipping worth trying: the optimum for Gaussian weights moves inwards as bits fall, and a
 # group of 16 to 256 values never wants less than this share of its range.

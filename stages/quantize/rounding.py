@@ -7,7 +7,7 @@ theirs, and the rest is rounded beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,8 @@ def write_weights(
                 for part in specs[name].layout(name):
                     copy(writer, made.tensors, part.name)
             elif spec := specs.get(name):
-                rounded = write_quantized(writer, pool, source.tensors, name, spec, search)
+                work = write_quantized if spec.format.numeric == "int" else write_levels
+                rounded = work(writer, pool, source.tensors, name, spec, search)
                 errors[name] = {**rounded, **made.evidence.get(name, {})}
             else:
                 copy(writer, made.tensors if made.holds(name) else source.tensors, name)
@@ -164,22 +165,82 @@ def write_quantized(
     """
     import numpy as np
 
-    rows = max(1, BLOCK_ELEMENTS // spec.shape[1])
-    blocks = [slice(start, min(start + rows, spec.shape[0])) for start in range(0, spec.shape[0], rows)]
-    whole = np.ascontiguousarray(tensors.float32(name).T) if spec.stored_in_out else None
+    rows = reader(tensors, name, spec)
 
     def work(block: slice) -> tuple[Grid, float, float]:
-        weight = tensors.float32(name, rows=block) if whole is None else whole[block]
-        return round_block(weight, spec.format, search)
+        return round_block(rows(block), spec.format, search)
 
     grids, lost, total = [], 0.0, 0.0
-    for grid, block_lost, block_total in pool.map(work, blocks):
+    for grid, block_lost, block_total in pool.map(work, row_blocks(spec)):
         grids.append(grid)
         lost += block_lost
         total += block_total
     writer.write(f"{name}.codes", np.concatenate([grid.codes for grid in grids]))
     writer.write(f"{name}.scales", np.concatenate([grid.scales for grid in grids]))
     writer.write(f"{name}.zeros", np.concatenate([grid.zeros for grid in grids]))
+    return observed(lost, total)
+
+
+def write_levels(
+    writer: Any,
+    pool: ThreadPoolExecutor,
+    tensors: TensorSource,
+    name: str,
+    spec: WeightSpec,
+    search: ScaleSearch,
+) -> dict[str, float | None]:
+    """Rounds one weight to the levels of its format, in blocks of rows; gives the same as the above.
+
+    Scales come first, and where they are quantized themselves, codes are chosen for what became of them.
+    """
+    import numpy as np
+
+    from ..model.levels import levels
+    from . import floating
+
+    form, rows, blocks = spec.format, reader(tensors, name, spec), row_blocks(spec)
+    spans = np.concatenate(list(pool.map(lambda b: floating.largest(rows(b), form.group_size), blocks)))
+    if search == "tensor":
+        spans[:] = spans.max()
+    scales = floating.scales_of(spans, form)
+    double = floating.double(scales) if form.double_quantized else None
+    scales = double.values() if double else scales
+    group = np.arange(spec.shape[1]) // (form.group_size or spec.shape[1])
+
+    def work(block: slice) -> tuple[npt.NDArray[np.uint8], float, float]:
+        weight = rows(block)
+        codes = floating.encode(weight, scales[block], form)
+        error = levels(form.numeric)[codes] * scales[block][:, group] - weight
+        return codes, float(np.vdot(error, error)), float(np.vdot(weight, weight))
+
+    found = list(pool.map(work, blocks))
+    writer.write(f"{name}.codes", np.concatenate([codes for codes, _, _ in found]))
+    writer.write(f"{name}.scales", scales)
+    if double:
+        writer.write(f"{name}.scale_codes", double.codes)
+        writer.write(f"{name}.scale_scales", double.scales)
+        writer.write(f"{name}.scale_offset", double.offset)
+    return observed(sum(lost for _, lost, _ in found), sum(total for _, _, total in found))
+
+
+def row_blocks(spec: WeightSpec) -> list[slice]:
+    """The rows of a weight in blocks that stay in a core's cache."""
+    rows = max(1, BLOCK_ELEMENTS // spec.shape[1])
+    return [slice(start, min(start + rows, spec.shape[0])) for start in range(0, spec.shape[0], rows)]
+
+
+def reader(tensors: TensorSource, name: str, spec: WeightSpec) -> Callable[[slice], npt.NDArray[np.float32]]:
+    """What gives rows of a weight [out, in] in float32, whichever way it is stored."""
+    import numpy as np
+
+    if spec.stored_in_out:
+        whole = np.ascontiguousarray(tensors.float32(name).T)
+        return lambda block: whole[block]
+    return lambda block: tensors.float32(name, rows=block)
+
+
+def observed(lost: float, total: float) -> dict[str, float | None]:
+    """A squared error beside the squared norm it is of, as a share and in decibels."""
     relative = math.sqrt(lost / total) if total else 0.0
     return {"relative_error": relative, "snr_db": -20 * math.log10(relative) if relative else None}
 
