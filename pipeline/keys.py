@@ -51,7 +51,7 @@ def preimage(
         "params": {name: value for name, value in params.items() if name not in data},
         "data": dict(data),
         "inputs": {name: inputs.get(name) for name in sorted(node.inputs)},
-        "tools": tool_versions(stage),
+        "tools": {**tool_versions(stage), **(stage.versions(node.params) if stage.versions else {})},
         "platform": {} if stage.determinism == "bitwise" else host.facets(),
         "host": host.fingerprint() if stage.host_bound else None,
         "seed": node.seed,

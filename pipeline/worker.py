@@ -134,7 +134,7 @@ def run_stage(job: Job, reporter: Reporter) -> JobResult:
         artifact.digest,
         observed=made.observed,
         notes=tuple(reporter.notes),
-        tools=tool_versions(stage),
+        tools=tool_versions(stage, params),
         max_rss_bytes=memory.peak_bytes(),
     )
 
@@ -156,14 +156,17 @@ def fetch(store: Store, name: str, digest: str) -> Artifact:
     return artifact
 
 
-def tool_versions(stage: Stage[object]) -> dict[str, str]:
-    """The versions of Python and of the distributions the stage declares, as this process sees them."""
+def tool_versions(stage: Stage[object], params: object) -> dict[str, str]:
+    """The versions of Python and of the distributions the stage declares, as this process sees them, and of
+    what it ran elsewhere.
+    """
     versions = {"python": sys.version.partition(" ")[0]}
     if stage.tools:
         import importlib.metadata
 
         versions.update({name: importlib.metadata.version(name) for name in stage.tools})
-    return versions
+    elsewhere = stage.versions(params) if stage.versions else {}
+    return {**versions, **{name: version for name, version in elsewhere.items() if version is not None}}
 
 
 def take_over_standard_streams() -> int:

@@ -48,6 +48,8 @@ BUILTIN: Mapping[str, str] = {
     "quantize.nf4": "ingot.stages.quantize.nf4",
     "quantize.fp8": "ingot.stages.quantize.fp8",
     "dequantize": "ingot.stages.quantize.dequantize",
+    "quantize.llmcompressor": "ingot.stages.quantize.llmcompressor",
+    "quantize.gptqmodel": "ingot.stages.quantize.gptqmodel",
     "export.onnx": "ingot.stages.export.onnx.stage",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",
     "export.checkpoint": "ingot.stages.export.checkpoint.stage",
@@ -158,6 +160,7 @@ class Stage(Generic[P]):
     estimate: Callable[[P, Work], Estimate] | None = None
     any_architecture: bool = False
     accepts: Callable[[P, Mapping[str, WeightSpec], Architecture], None] | None = None
+    versions: Callable[[P], Mapping[str, str | None]] | None = None
 
 
 def stage(
@@ -178,6 +181,7 @@ def stage(
     estimate: Callable[[P, Work], Estimate] | None = None,
     any_architecture: bool = False,
     accepts: Callable[[P, Mapping[str, WeightSpec], Architecture], None] | None = None,
+    versions: Callable[[P], Mapping[str, str | None]] | None = None,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -190,13 +194,15 @@ def stage(
     any_architecture: it also takes models outside the table of families, whose layers nothing here knows.
     accepts: raises InputError for quantized weights that it does not take, asked where formats are known
     before anything runs.
+    versions: of what it runs outside this environment, by name, None for what is missing; they enter the key
+    as those of `tools` do.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
-            name, params, inputs, output, version, determinism, tools, summary,
-            function, function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
-            any_architecture, accepts,
+            name, params, inputs, output, version, determinism, tools, summary, function,
+            function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
+            any_architecture, accepts, versions,
         )  # fmt: skip
 
     return wrap

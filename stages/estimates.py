@@ -123,6 +123,17 @@ def rotate(params: Any, work: Work) -> Estimate:
     )
 
 
+def foreign(params: Any, work: Work) -> Estimate:
+    """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
+    seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
+    return Estimate(
+        2 * TORCH_SECONDS + (seconds * params.samples * params.window + 1e-7) * work.parameters,
+        2 * TORCH_BYTES + 2 * FLOAT32 * work.parameters,
+        int(CODES * work.parameters) + SIDECARS,
+        parallel=work.cores,
+    )
+
+
 def export_onnx(_params: Any, work: Work) -> Estimate:
     """A float32 graph of a checkpoint; a graph of about the codes' size of a quantized one."""
     quantized = any(kind == "quantized-checkpoint" for kind, _ in work.inputs.values())
@@ -202,6 +213,8 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "quantize.smoothquant": grids,
     "quantize.nf4": rounding,
     "quantize.fp8": rounding,
+    "quantize.llmcompressor": foreign,
+    "quantize.gptqmodel": foreign,
     "export.onnx": export_onnx,
     "export.transformers": export_transformers,
     "export.checkpoint": export_checkpoint,

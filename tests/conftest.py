@@ -422,6 +422,26 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory) -> RunStage:
     return run
 
 
+@pytest.fixture(scope="session")
+def foreign_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The interpreter of another environment: it has the stand-ins of `data/foreign`, and our libraries."""
+    import shutil
+    import venv
+
+    import torch
+
+    root = tmp_path_factory.mktemp("foreign")
+    venv.EnvBuilder(symlinks=True).create(root)
+    site = next(root.glob("lib/python3*/site-packages"))
+    (site / "ours.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    for name, version in (("llmcompressor", "0.14.0.1"), ("gptqmodel", "7.6.0")):
+        shutil.copytree(Path(__file__).parent / "data" / "foreign" / name, site / name)
+        (site / f"{name}-{version}.dist-info").mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (site / f"{name}-{version}.dist-info" / "METADATA").write_text(metadata)
+    return str(root / "bin" / "python")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store of its own for each test."""

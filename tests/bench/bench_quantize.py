@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--formats", nargs="+", default=FORMATS)
     parser.add_argument("--windows", type=int, default=128, help="of the evaluation text")
     parser.add_argument("--samples", type=int, default=128, help="windows of the calibration text")
-    parser.add_argument("--dtype", default="float32", help="what the libraries compute in; auto: as stored")
+    parser.add_argument("--dtype", default="float32", help="of calibration, ours and theirs")
     for library in LIBRARIES:
         parser.add_argument(f"--{library}", metavar="PYTHON", default="", help="an interpreter that has it")
     parser.add_argument("--workdir", type=Path, help="keeps rows and store; temporary by default")
@@ -92,11 +92,11 @@ def _stage(method: str, form: str, options: argparse.Namespace) -> tuple[str, di
     wanted: dict[str, object] = {
         "bits": int(match[1]), "group_size": int(match[2]), "sym": not match[3],
         "lm_head_bits": 16, "embedding_bits": 16, "samples": options.samples, "window": 256,
-        "calibration": str(options.calibration.absolute()),
+        "calibration": str(options.calibration.absolute()), "compute_dtype": options.dtype,
     }  # fmt: skip
     if name in LIBRARIES:
         python = Path(getattr(options, name)).absolute()
-        wanted |= {"algorithm": variant, "python": str(python), "dtype": options.dtype}
+        wanted |= {"algorithm": variant, "python": str(python)}
     elif name == "rtn":
         wanted["scale_search"] = variant or "mse"
     return stage, {key: value for key, value in wanted.items() if key in known}

@@ -1,0 +1,1 @@
+"""Quantizers of other libraries, run by the interpreter of an environment that has them."""
