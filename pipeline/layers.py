@@ -4,6 +4,8 @@ From weakest to strongest: a stage's own defaults, the target's profile (its rul
 `stages`, `measure` and `gates`, the recipe's `targets.<name>`, the environment, the command line. In the last
 two, a value for one target beats a value for all of them.
 
+A `backend` beside a method asks for another library's own: its stage runs, and the method is its algorithm.
+
 A setting's path is a section and a name, ``("quantize", "bits")``, or for gates ``("gates", metric, rule)``.
 In the environment it is written `INGOT_SET__QUANTIZE__BITS=4`, for one target
 `INGOT_SET__QUANTIZE_AT_CPU_INT8__BITS=4`; on the command line `--set quantize.bits=4`, for one target
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..artifacts.errors import RecipeError, nearest
@@ -26,6 +28,9 @@ from .metrics import ALIASES
 PREFIX = "INGOT_SET__"
 VARIABLES = ("INGOT_STORE", "INGOT_FAULT")
 METHOD = "method"
+BACKEND, ALGORITHM = "backend", "algorithm"
+# The interpreter that runs another library's stage.
+PYTHON = "python"
 NONE = "none"
 GATES = "gates"
 
@@ -88,6 +93,7 @@ def resolve(layers: Iterable[Sequence[Setting]]) -> dict[tuple[str, ...], Settin
 
     A layer that names another `method` of a section drops what weaker layers said of that section: their
     parameters belong to another stage. ``gates: {metric: none}`` drops the weaker gates on that metric.
+    ``{method: gptq, backend: llmcompressor}`` is another library's stage with `algorithm: gptq`.
     """
     held: dict[tuple[str, ...], Setting] = {}
     for layer in layers:
@@ -101,6 +107,20 @@ def resolve(layers: Iterable[Sequence[Setting]]) -> dict[tuple[str, ...], Settin
                 held = {other: kept for other, kept in held.items() if other[:2] != path}
             else:
                 held[path] = setting
+    return _through_backends(held)
+
+
+def _through_backends(held: dict[tuple[str, ...], Setting]) -> dict[tuple[str, ...], Setting]:
+    """The settings with the stage of each `backend` in place of its section's method."""
+    for name in [path[0] for path in held if path[0] != GATES and path[1:] == (BACKEND,)]:
+        method, algorithm, backend = (name, METHOD), (name, ALGORITHM), (name, BACKEND)
+        if method not in held or held[method].value == NONE:
+            continue
+        if algorithm in held:
+            what = f"{name}.{ALGORITHM} and {name}.{METHOD} both say what the backend is to run"
+            raise RecipeError(what, where=held[algorithm].origin, fix=f"take {ALGORITHM} out")
+        held[algorithm] = replace(held[method], path=algorithm)
+        held[method] = replace(held.pop(backend), path=method)
     return held
 
 

@@ -13,6 +13,7 @@ nearest name that would have been right; nothing that was written is dropped in 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from ..stages.load.hub import HUB_NAME
 from ..targets.profile import MEASURE_SECTIONS
 from ..targets.rules import Setting
 from .data import Data, check_overlap, read_data
-from .layers import Override
+from .layers import PYTHON, Override
 from .matrix import MATRIX, Axis, read_matrix
 from .recipe_targets import DEFAULT_TARGET, Target, read_targets
 from .sections import gate_settings, tree_settings
@@ -126,7 +127,7 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
     steps, staged = read_steps(fields.stages or {}, written)
     nodes = (LOAD, *(step.name for step in steps))
     settings = (
-        *_with_models(staged, steps, directory),
+        *_with_programs(_with_models(staged, steps, directory), directory),
         *tree_settings(fields.measure or {}, written, ("measure",), MEASURE_SECTIONS),
         *gate_settings(fields.gates or {}, written, ("gates",)),
     )
@@ -140,7 +141,10 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
     check_overlap(data)
     return Recipe(
         model=find_model(fields.model, directory, "model", written.where("model")),
-        targets=read_targets(fields.targets, written, directory, nodes),
+        targets=tuple(
+            replace(target, settings=_with_programs(target.settings, directory))
+            for target in read_targets(fields.targets, written, directory, nodes)
+        ),
         settings=settings,
         steps=steps,
         matrix=read_matrix(fields.matrix or {}, written, (MATRIX,), nodes),
@@ -148,7 +152,9 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
         reference=_reference(fields.reference, nodes, written),
         seed=fields.seed,
         out=directory / fields.out if fields.out is not None else None,
-        overrides=tuple(overrides),
+        overrides=tuple(
+            replace(each, setting=_with_programs([each.setting], Path.cwd())[0]) for each in overrides
+        ),
         source=written.source,
         origins={name: written.where(name) for name in written.value},
         digest=digest_json({
@@ -194,6 +200,16 @@ def _with_models(settings: Iterable[Setting], steps: Iterable[Step], directory: 
             yield replace(setting, value=found)
         else:
             yield setting
+
+
+def _with_programs(settings: Iterable[Setting], directory: Path) -> tuple[Setting, ...]:
+    """The settings with the interpreters of other environments found, whose relative paths start there."""
+    return tuple(
+        replace(setting, value=os.path.normpath(directory / Path(setting.value).expanduser()))
+        if setting.path[1:] == (PYTHON,) and isinstance(setting.value, str) and setting.value
+        else setting
+        for setting in settings
+    )
 
 
 def _reference(name: str | None, nodes: Sequence[str], written: Written) -> str:

@@ -66,6 +66,23 @@ matrix: {quantize.group_size: [32, 64, 128]}
 ```
 """
 
+OTHERS = """## Other libraries
+
+`backend:` has another library run the method, in an environment of its own that `python:` names:
+
+```yaml
+targets:
+  ours: {profile: cpu-int4, quantize: {method: rtn, group_size: 32}}
+  theirs:
+    profile: cpu-int4
+    quantize: {method: gptq, backend: llmcompressor, python: ./env/bin/python, group_size: 32}
+```
+
+It is the stage `quantize.llmcompressor` with `algorithm: gptq`. What that environment lacks is told before
+anything runs, with the command that installs it there; its versions enter the key. The codes come back
+into the one quantized form, so exporters, gates and the report treat them as any others.
+"""
+
 RULES = """`max` and `min` bound the value, the others its difference from the reference. Limits take units:
 `2%`, `60MB`, `5ms`. `metric: none` takes a profile's gate away."""
 
@@ -80,6 +97,7 @@ def _sections() -> Iterator[str]:
     yield _table("`data:`", DataFields)
     yield _table("`targets.<name>:`", TargetFields)
     yield LONG
+    yield OTHERS
     yield _metrics()
     yield _profiles()
     yield "## Stages\n"
