@@ -1,4 +1,4 @@
-"""Patterns of weights in a recipe, tried on the headers of its source, so that a wrong one is found at once."""
+"""Patterns of weights in a recipe, tried on the headers of its source: a wrong one is found at once."""
 
 from __future__ import annotations
 

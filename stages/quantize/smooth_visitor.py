@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..model.families import Norm
-from ..model.fold import folds
+from ..model.fold import folds_within
 from .products import relative, some_rows, squared_errors
 
 if TYPE_CHECKING:
@@ -75,13 +74,7 @@ def smoothed(model: Architecture, names: Collection[str]) -> tuple[Fold, ...]:
     A weight that stays in floating point gains nothing, and stays as it is to the last bit.
     """
     gates = {linear.name for linear in model.gates}
-
-    def is_free(fold: Fold) -> bool:
-        changed = [linear.name for linear in fold.readers if linear.name not in gates]
-        changed += [] if isinstance(fold.source, Norm) else [fold.source.linear.name]
-        return all(name in names for name in changed)
-
-    return tuple(fold for fold in folds(model) if is_free(fold))
+    return tuple(folds_within(model, {*names, *gates}).values())
 
 
 def scales_of(fold: Fold, found: TensorSource, alpha: float) -> Floats:
