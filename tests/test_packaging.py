@@ -96,3 +96,14 @@ def test_ci_runs_the_command_of_the_readme():
     assert "\n".join(extracted) == block[1]
     assert "sed '1,2d;$d'" in script
     assert "pytest" in block[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "bench").glob("*.py")), ids=lambda path: path.name)
+def test_benchmarks_import_modules_that_exist(path: Path):
+    imported = [
+        node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)
+    ]
+    for module in (str(node.module) for node in imported):
+        if module.split(".")[0] == "ingot":
+            stem = ROOT.joinpath(*module.split(".")[1:])
+            assert stem.is_dir() or stem.with_suffix(".py").is_file(), module

@@ -31,7 +31,7 @@ from ingot.stages.model.checkpoint import Checkpoint
 from ingot.stages.model.quantized import QuantizedCheckpoint
 from ingot.stages.model.text import read_documents
 from ingot.stages.model.tokens import encode, load_tokenizer, windows
-from ingot.stages.validate.network import Network
+from ingot.stages.model.torch_network import Network
 from safetensors.numpy import save_file
 
 if TYPE_CHECKING:
