@@ -262,8 +262,6 @@ CASES = [
      "quantize.bits has no effect: every target", 4, None),
     ("targets: {cpu: {from: r}}\nstages: {r: {stage: load, params: {model: other}}}\nreference: nope\n",
      "reference.nope is not a known name", 4, None),
-    ("reference: small\nstages: {small: {stage: quantize.rtn}}\ntargets: {cpu: {from: small}}\n",
-     "takes checkpoint as 'model', but small (quantize.rtn) makes", 2, "these fit: load"),
     ("targets: {cpu-int8: {from: small}}\nstages: {small: {stage: quantize.rtn, params: {bits: 4}}}\n",
      "cpu-int8 does not take weights of int4", 2, "it takes int8"),
 ]  # fmt: skip

@@ -133,7 +133,7 @@ class TestChanges:
         assert {name for name, state in workplace.states().items() if state == "built"} == using
         found = genuine("onnxruntime")
         told = here("explain", "ingot.yaml", "quality@cpu-int8", "--store", "st")
-        assert told.out.endswith(f"  tools.onnxruntime\n    - {found}\n    + 1.30.99\n")
+        assert told.out.endswith(f"\ntools.onnxruntime\n  - {found}\n  + 1.30.99\n")
 
     def test_a_model_changed_in_place_is_loaded_again(self, workplace: Workplace, tmp_path: Path) -> None:
         recipe = (workplace.directory / "ingot.yaml").read_text()

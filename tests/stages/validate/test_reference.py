@@ -158,9 +158,9 @@ def test_a_task_that_is_not_measured_is_named(
 ) -> None:
     from ingot.stages.model.checkpoint import Checkpoint
 
-    other = replace(Checkpoint.open(tiny_checkpoint("llama")).architecture, task="image-classification")
+    other = replace(Checkpoint.open(tiny_checkpoint("llama")).outline, task="image-classification")
     model = run_stage("load", {}, model=str(tiny_checkpoint("llama")))
-    monkeypatch.setattr(Checkpoint, "architecture", other)
+    monkeypatch.setattr(Checkpoint, "outline", other)
     with pytest.raises(StageError, match="image-classification cannot be measured"):
         run_stage("validate.reference", {"model": model}, evaluation=str(evaluation))
 
