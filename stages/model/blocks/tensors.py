@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -32,10 +33,8 @@ class BlockTensors:
     def rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
         """Rows of a large table that never comes in whole: int64 [...] → float32 [..., width]."""
         used, places = torch.unique(ids.cpu(), return_inverse=True)
-        first = int(used[0]) if len(used) else 0
-        last = int(used[-1]) + 1 if len(used) else 0
-        table = torch.from_numpy(self._source.float32(name, rows=slice(first, last)))
-        return table[used - first][places].to(self.device)
+        found = [self._source.float32(name, rows=slice(row, row + 1)) for row in used.tolist()]
+        return torch.from_numpy(np.concatenate(found))[places].to(self.device)
 
     def matrix(self, linear: Linear) -> torch.Tensor:
         """The weight of a linear map as [out, in], or what replaced it."""
