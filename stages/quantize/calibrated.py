@@ -34,8 +34,8 @@ FINE_BITS = 8
 
 
 @dataclass(frozen=True)
-class CalibratedParams(WeightParams):
-    """Parameters of every method that takes a calibration text through the network."""
+class TextParams(WeightParams):
+    """Parameters of every method that looks at a calibration text."""
 
     calibration: str = param(
         is_file=True, doc="text that statistics are taken of; the evaluation text never is"
@@ -46,6 +46,12 @@ class CalibratedParams(WeightParams):
     window: int = param(
         256, minimum=2, doc="tokens of a window, fewer where the context is shorter; 256 as in evaluation"
     )
+
+
+@dataclass(frozen=True)
+class CalibratedParams(TextParams):
+    """Parameters of every method that takes the text through the network by itself."""
+
     compute_dtype: str = param(
         "auto",
         choices=("auto", "float32", "bfloat16"),

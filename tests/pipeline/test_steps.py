@@ -206,6 +206,15 @@ def test_a_target_and_a_reference_past_the_recipes_model_still_measure_cost_with
     assert next(iter(found.nodes)) == "load"
 
 
+def test_a_quantized_reference_is_measured_as_the_weights_that_its_codes_stand_for(
+    graph: Callable[..., Graph],
+) -> None:
+    found = graph("reference: small\nstages: {small: {stage: quantize.rtn}}\ntargets: {cpu: {from: small}}\n")
+    assert edges(found)["dequantize@small"] == {"model": "small"}
+    assert edges(found)["reference"] == {"model": "dequantize@small"}
+    assert found.nodes["dequantize@small"].stage == "dequantize"
+
+
 def test_options_and_variables_reach_named_nodes(graph: Callable[..., Graph]) -> None:
     text = "stages: {my-node: {stage: prune.toy, params: {ffn: 0.25}}}\n"
     assert params(graph(text, "my-node.ffn=0.75"), "my-node").ffn == 0.75

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ....artifacts.errors import RecipeError
 from ....artifacts.schema import param
-from ..formats import GROUP_SIZES, WeightParams, choose
+from ..calibrated import TextParams
+from ..formats import GROUP_SIZES, choose
 from .interpreter import Library, requirements, versions
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MADE = "made.safetensors"
 
 
 @dataclass(frozen=True)
-class ForeignParams(WeightParams):
+class ForeignParams(TextParams):
     """Parameters that all of these stages have; output head and embedding are rounded by Ingot."""
 
     python: str = param(
@@ -46,15 +47,6 @@ class ForeignParams(WeightParams):
         minimum=0.0,
         maximum=1.0,
         doc="share of the mean Hessian diagonal that is added to it; the library's own default",
-    )
-    calibration: str = param(
-        is_file=True, doc="text that statistics are taken of; the evaluation text never is"
-    )
-    samples: int = param(
-        128, minimum=1, doc="windows of it, spread evenly; 128 are what the papers take, more gain little"
-    )
-    window: int = param(
-        256, minimum=2, doc="tokens of a window, fewer where the context is shorter; 256 as in evaluation"
     )
     compute_dtype: str = param(
         "auto",
