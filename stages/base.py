@@ -116,6 +116,30 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A model that parameters name. name: a node of the recipe, a directory, or a name on the hub.
+
+    adapters: what is folded into it first, in this order.  is_adapter: it is an adapter itself.
+    origin: the parameter that names it, for messages, such as ``models[1].model``.
+    """
+
+    name: str
+    adapters: tuple[str, ...] = ()
+    is_adapter: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What a stage makes of parameters that name models. values: the parameters with the names of inputs in
+    place of models, so that no path gets into a key.  sources: input name → model.
+    """
+
+    values: Mapping[str, object]
+    sources: Mapping[str, Source]
+
+
+@dataclass(frozen=True)
 class Context(Generic[P]):
     """What a running stage is given.
 
@@ -161,6 +185,13 @@ class Stage(Generic[P]):
     any_architecture: bool = False
     accepts: Callable[[P, Mapping[str, WeightSpec], Architecture], None] | None = None
     versions: Callable[[P], Mapping[str, str | None]] | None = None
+    many: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    expand: Callable[[Mapping[str, object], Path, str], Expansion] | None = None
+
+    def kinds_of(self, name: str) -> tuple[str, ...] | None:
+        """The artifact kinds that the input called ``name`` takes; None for an input that there is not."""
+        stem = name.rstrip("0123456789")
+        return self.inputs.get(name) or (self.many.get(stem) if stem != name else None)
 
 
 def stage(
@@ -182,6 +213,8 @@ def stage(
     any_architecture: bool = False,
     accepts: Callable[[P, Mapping[str, WeightSpec], Architecture], None] | None = None,
     versions: Callable[[P], Mapping[str, str | None]] | None = None,
+    many: Mapping[str, tuple[str, ...]] | None = None,
+    expand: Callable[[Mapping[str, object], Path, str], Expansion] | None = None,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -196,13 +229,16 @@ def stage(
     before anything runs.
     versions: of what it runs outside this environment, by name, None for what is missing; they enter the key
     as those of `tools` do.
+    many: inputs of which there may be any number, by the stem of their names: ``model`` → model1, model2 ...
+    expand: parameters as they were written, the directory that relative paths start at, and the node before →
+    the parameters with models replaced by names of inputs, and what those inputs are; see :class:`Expansion`.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary, function,
             function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
-            any_architecture, accepts, versions,
+            any_architecture, accepts, versions, many or {}, expand,
         )  # fmt: skip
 
     return wrap

@@ -1,0 +1,1 @@
+"""The methods of merging, one file each, with the paper that each follows."""
