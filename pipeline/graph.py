@@ -189,18 +189,20 @@ class Builder:
     def _check_edges(self, node: Node, where: str | None) -> None:
         stage = base.get(node.stage)
         for name in node.inputs:
-            if name not in stage.inputs:
+            if stage.kinds_of(name) is None:
+                names = (*stage.inputs, *(f"{stem}1, {stem}2 ..." for stem in stage.many))
                 raise RecipeError(
                     f"{node.name}: stage {stage.name} has no input {name!r}",
                     where=where,
-                    fix=f"its inputs are {', '.join(stage.inputs) or 'none'}",
+                    fix=f"its inputs are {', '.join(names) or 'none'}",
                 )
         for name, kinds in stage.inputs.items():
             if name not in node.inputs:
                 fix = f"name the node that makes its {' or '.join(kinds)}"
                 what = f"{node.name}: stage {stage.name} needs the input {name!r}"
                 raise RecipeError(what, where=where, fix=fix)
-            source = node.inputs[name]
+        for name, source in node.inputs.items():
+            kinds = stage.kinds_of(name) or ()
             if source not in self._nodes:
                 raise RecipeError(
                     f"{node.name}: its input {name!r} comes from {source!r}, which is not in the graph",

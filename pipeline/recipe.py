@@ -19,16 +19,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..artifacts.digest import digest_json
-from ..artifacts.errors import RecipeError, nearest
+from ..artifacts.errors import RecipeError
 from ..artifacts.schema import build, param, unknown_name
 from ..artifacts.yaml import Written, read_yaml
-from ..stages.load.files import is_archive, not_a_directory
-from ..stages.load.hub import HUB_NAME
 from ..targets.profile import MEASURE_SECTIONS
 from ..targets.rules import Setting
 from .data import Data, check_overlap, read_data
 from .layers import PYTHON, Override
+from .locate_model import find_model
 from .matrix import MATRIX, Axis, read_matrix
+from .models import with_models
 from .recipe_targets import DEFAULT_TARGET, Target, read_targets
 from .sections import gate_settings, tree_settings
 from .steps import LOAD, Step, read_steps
@@ -126,17 +126,14 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
     fields = build(RecipeFields, written.value, locate=written.where)
     steps, staged = read_steps(fields.stages or {}, written)
     nodes = (LOAD, *(step.name for step in steps))
+    matrix = read_matrix(fields.matrix or {}, written, (MATRIX,), nodes)
+    merge_base = None if fields.base is None else (fields.base, written.where("base"))
+    steps, staged = with_models(steps, staged, matrix, overrides, directory, merge_base)
     settings = (
         *_with_programs(_with_models(staged, steps, directory), directory),
         *tree_settings(fields.measure or {}, written, ("measure",), MEASURE_SECTIONS),
         *gate_settings(fields.gates or {}, written, ("gates",)),
     )
-    if fields.base is not None:
-        raise RecipeError(
-            f"base: {fields.base!r} is not used by any stage of this recipe",
-            where=written.where("base"),
-            fix="a base belongs to a merge; take it out",
-        )
     data = read_data(fields.data or {}, written, directory)
     check_overlap(data)
     return Recipe(
@@ -147,7 +144,7 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
         ),
         settings=settings,
         steps=steps,
-        matrix=read_matrix(fields.matrix or {}, written, (MATRIX,), nodes),
+        matrix=matrix,
         data=data,
         reference=_reference(fields.reference, nodes, written),
         seed=fields.seed,
@@ -162,32 +159,6 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
             "overrides": [[o.setting.path, o.target, o.setting.value] for o in overrides],
         }),
     )  # fmt: skip
-
-
-def find_model(name: str, directory: Path, label: str, where: str) -> str:
-    """The absolute path of a local checkpoint, or the name on the hub as it is.
-
-    label: how the value is called in messages.  Raises RecipeError for a path that is no directory.
-    """
-    if not name:
-        hint = "name a checkpoint directory, or org/name@revision on the hub"
-        raise RecipeError(f"{label}: the name is empty", where=where, fix=hint)
-    path = (directory / Path(name).expanduser()).absolute()
-    if path.is_dir():
-        return str(path)
-    if HUB_NAME.fullmatch(name) and not path.exists():
-        return name
-    if path.exists():
-        what = "is an archive, and archives are not read" if is_archive(path) else "is not a directory"
-        raise RecipeError(f"{label}: {name!r} {what}", where=where, fix=not_a_directory(path).fix)
-    sibling = nearest(path.name, [each.name for each in path.parent.glob("*")])
-    fix = f"did you mean {path.parent / sibling}?" if sibling else None
-    raise RecipeError(
-        f"{label}: {name!r} does not exist",
-        where=where,
-        fix=fix
-        or "name a directory with config.json, tokenizer and safetensors, or org/name@revision on the hub",
-    )
 
 
 def _with_models(settings: Iterable[Setting], steps: Iterable[Step], directory: Path) -> Iterator[Setting]:

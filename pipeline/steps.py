@@ -103,7 +103,7 @@ def read_steps(
                 f"{name} belongs to the targets, so it takes no node", where=entry.places[""], fix=fix
             )
     _check_names(steps, place)
-    return tuple(_in_order(steps)), tuple(settings)
+    return tuple(in_order(steps)), tuple(settings)
 
 
 def section_settings(tree: Mapping[str, object], written: Written, place: KeyPath) -> Iterator[Setting]:
@@ -226,7 +226,7 @@ def require_node(name: str, valid: Sequence[str], label: str, where: str) -> Non
         raise RecipeError(f"{label}: there is no node {name!r}", where=where, fix=fix)
 
 
-def _in_order(steps: Sequence[Step]) -> Iterator[Step]:
+def in_order(steps: Sequence[Step]) -> Iterator[Step]:
     """The nodes after those that they take, as near to the written order as that allows."""
     sorter = TopologicalSorter({step.name: set(step.takes.values()) - {LOAD} for step in steps})
     try:

@@ -120,13 +120,18 @@ class Source:
     """A model that parameters name. name: a node of the recipe, a directory, or a name on the hub.
 
     adapters: what is folded into it first, in this order.  is_adapter: it is an adapter itself.
-    origin: the parameter that names it, for messages, such as ``models[1].model``.
+    origin: what names it, for messages, such as ``models[1].model``; it begins with the parameter's name.
     """
 
     name: str
     adapters: tuple[str, ...] = ()
     is_adapter: bool = False
     origin: str = ""
+
+    @property
+    def key(self) -> str:
+        """The parameter that names it."""
+        return self.origin.partition("[")[0].partition(".")[0]
 
 
 @dataclass(frozen=True)
