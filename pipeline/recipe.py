@@ -28,6 +28,7 @@ from .data import Data, check_overlap, read_data
 from .layers import PYTHON, Override
 from .locate_model import find_model
 from .matrix import MATRIX, Axis, read_matrix
+from .mergekit import is_mergekit, recipe_values
 from .models import with_models
 from .recipe_targets import DEFAULT_TARGET, Target, read_targets
 from .sections import gate_settings, tree_settings
@@ -87,17 +88,40 @@ class Recipe:
     digest: str = ""
 
 
-def load_recipe(path: Path, overrides: Sequence[Override] = ()) -> Recipe:
+def load_recipe(
+    path: Path,
+    overrides: Sequence[Override] = (),
+    *,
+    model: str | None = None,
+    targets: Sequence[str] = (),
+    data: Mapping[str, str] | None = None,
+) -> Recipe:
     """The recipe in a YAML file; overrides: see `layers.py`.
 
-    Raises RecipeError for what is written wrong, DataError for texts that cannot be used.
+    model, targets, data: what a mergekit file leaves open, which stands in place of a recipe then; relative
+    paths among them start at the working directory.
+
+    Raises RecipeError for what is written wrong and for those beside a recipe, DataError for texts that
+    cannot be used.
     """
     if path.is_dir():
         raise RecipeError(
             f"{path} is a directory, not a recipe",
             fix=f"a checkpoint needs no recipe: --model {path} --target {DEFAULT_TARGET}",
         )
-    return read_recipe(read_yaml(path, str(path)), path.absolute().parent, overrides)
+    written = read_yaml(path, str(path))
+    if is_mergekit(written):
+        here = Path.cwd()
+        model = None if model is None else find_model(model, here, "--model", "command line")
+        texts = {role: str(here / name) for role, name in (data or {}).items()}
+        written = recipe_values(written, path, model, targets, texts)
+    else:
+        for option, value in {"--model": model, "--target": targets, **(data or {})}.items():
+            if value:
+                fix = "write it into the recipe, or use --set"
+                what = f"--{option.removeprefix('--')} was given beside a recipe"
+                raise RecipeError(what, fix=fix)
+    return read_recipe(written, path.absolute().parent, overrides)
 
 
 def recipe_from_options(

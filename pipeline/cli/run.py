@@ -50,13 +50,9 @@ def written_recipe(options: dict[str, Any]) -> Recipe:
     overrides = (*environment(os.environ), *command_line(options["settings"]))
     data = {role: str(options[role]) for role in ("calibration", "evaluation") if options[role] is not None}
     if options["recipe"] is not None:
-        given = ["--model"] * bool(options["model"]) + ["--target"] * bool(options["targets"])
-        given += [f"--{role}" for role in data]
-        if given:
-            raise RecipeError(
-                f"{given[0]} was given beside a recipe", fix="write it into the recipe, or use --set"
-            )
-        return load_recipe(options["recipe"], overrides)
+        return load_recipe(
+            options["recipe"], overrides, model=options["model"], targets=options["targets"], data=data
+        )
     if options["model"] is None:
         raise RecipeError(
             "nothing to build was named", fix="give a recipe file, or --model DIRECTORY --target cpu"

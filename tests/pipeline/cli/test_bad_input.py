@@ -230,7 +230,6 @@ LINES = {
     ("run", "--model", "model", "--memory", "0"): ("--memory: 0 is below 1 B",),
     ("run", "--model", "model", "--evaluation", "no.txt"): ("no file 'no.txt'",),
     ("run", "--model", "model", "--out", "model/config.json"): ("in the way", "model/config.json"),
-    ("run", "ingot.yaml", "--model", "model"): ("--model was given beside a recipe",),
     ("demo", "--target", "cpu-int7"): ("'cpu-int7'", "did you mean cpu-int8?"),
     ("plan", "--model", "model/config.json"): ("is not a directory",),
     ("explain", "--model", "model", "quantize@cpux"): ("no node 'quantize@cpux'", "quantize@cpu?"),
