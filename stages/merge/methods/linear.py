@@ -1,0 +1,64 @@
+"""`linear`: the weighted average of the models (model soups: Wortsman and others, arXiv:2203.05482)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ....artifacts.errors import InputError
+from ..method import Method, Parameter
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..blocks import Block, Blocks
+    from ..method import Kernel
+    from ..task import Operand, TensorTask
+
+
+def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Operand:
+    """Σ wᵢ xᵢ, divided by Σ wᵢ where it is normalised; inputs of weight 0 are not read.
+
+    Each product is added to the sum in one rounding, in the order of the inputs; the sum is divided at last.
+    """
+    import torch
+
+    weights = torch.tensor(_weights(task), dtype=torch.float32)
+    divisor = weights.sum() if task.parameters["normalize"] else torch.ones(())
+    used = [(each.operand, weight) for each, weight in zip(task.inputs, weights, strict=True) if weight]
+    if len(used) == 1 and used[0][1] == divisor:
+        return used[0][0]
+
+    def kernel(block: Block) -> torch.Tensor:
+        total, values = block.new().zero_(), block.new()
+        for operand, weight in used:
+            total.addcmul_(block.read(operand, values), weight)
+        return total if divisor == 1 else total.div_(divisor)
+
+    return kernel
+
+
+def check(task: TensorTask) -> None:
+    """Weights that add up to 0 have no average."""
+    if task.parameters["normalize"] and sum(_weights(task)) == 0:
+        what = "the weights of linear add up to 0, so there is no average"
+        raise InputError(what, where=task.output.name, fix="change a weight, or set normalize: false")
+
+
+def _weights(task: TensorTask) -> list[float]:
+    return [float(each.parameters["weight"]) for each in task.inputs]  # type: ignore[arg-type]
+
+
+METHOD = Method(
+    "linear",
+    merge,
+    check=check,
+    summary="The weighted average of the models",
+    paper="arXiv:2203.05482",
+    parameters=(
+        Parameter("weight", "the model's share", scope="input"),
+        Parameter(
+            "normalize", "divide by the sum of the weights, so that shares need not add up to 1",
+            default=True, kind=bool,
+        ),
+    ),
+)  # fmt: skip

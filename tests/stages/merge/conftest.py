@@ -1,0 +1,99 @@
+"""Fixtures of the merge's tests: tensors as operands, and one task carried out in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from ingot.artifacts.tensors import SafetensorsWriter, TensorShape, TensorSource
+from ingot.stages.merge import method
+from ingot.stages.merge.blocks import Workers, single_threaded
+from ingot.stages.merge.execute import check, make
+from ingot.stages.merge.operands import DTYPES, StoredOperand
+from ingot.stages.merge.task import Input, TensorTask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = {getattr(torch, name): dtype for dtype, name in DTYPES.items()} | {torch.int64: "I64"}
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+Store = Callable[..., StoredOperand]
+Merge = Callable[..., torch.Tensor]
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """A safetensors file of these tensors, in this order."""
+    layout = [TensorShape(name, NAMES[each.dtype], tuple(each.shape)) for name, each in tensors.items()]
+    with path.open("wb") as stream, SafetensorsWriter(stream, layout) as writer:
+        for name, each in tensors.items():
+            writer.write(name, each.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return path
+
+
+def task_of(
+    name: str,
+    inputs: Sequence[StoredOperand],
+    base: StoredOperand | None = None,
+    each: Sequence[Mapping[str, object]] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **shared: object,
+) -> TensorTask:
+    """A task with the defaults of its method. each: the parameters of every input."""
+    declared = method.get(name).parameters
+    own = {p.name: p.default for p in declared if p.scope != "shared" and p.default is not method.REQUIRED}
+    all_ = {p.name: p.default for p in declared if p.scope == "shared" and p.default is not method.REQUIRED}
+    given = [Input(one, {**own, **p}) for one, p in zip(inputs, each or [{}] * len(inputs), strict=True)]
+    shared = {key.rstrip("_"): value for key, value in shared.items()}
+    output = TensorShape(NAME, NAMES[dtype], inputs[0].shape)
+    return TensorTask(output, name, base, tuple(given), {**all_, **shared})
+
+
+def carry_out(task: TensorTask, threads: int = 1, seed: int = 0, **more: Any) -> torch.Tensor:
+    """The output of one task."""
+    check(task, method.get(task.method))
+    with single_threaded(), Workers(threads) as workers:
+        data = b"".join(bytes(part) for part in make(task, method.get(task.method), workers, seed, **more))
+    found = torch.empty(task.output.shape, dtype=getattr(torch, DTYPES[task.output.dtype]))
+    found.reshape(-1).view(torch.uint8).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    return found
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Store:
+    """stored(tensor, dtype=None): an operand whose tensor is in a file of its own."""
+    counter = itertools.count(1)
+
+    def store(tensor: torch.Tensor | Sequence[Any], dtype: torch.dtype | None = None) -> StoredOperand:
+        tensor = torch.as_tensor(tensor)
+        number = next(counter)
+        path = write(tmp_path / f"{number}.safetensors", {NAME: tensor.to(dtype or tensor.dtype)})
+        return StoredOperand(TensorSource.open([path]), f"model{number}", NAME)
+
+    return store
+
+
+@pytest.fixture
+def merge(stored: Store) -> Merge:
+    """merge(name, inputs, base=None, each=None, threads=1, seed=0, **shared): the output of tensors given."""
+
+    def run(
+        name: str,
+        inputs: Sequence[Any],
+        base: Any = None,
+        each: Sequence[Mapping[str, object]] | None = None,
+        dtype: torch.dtype = torch.float32,
+        threads: int = 1,
+        seed: int = 0,
+        elements: int | None = None,
+        **shared: object,
+    ) -> torch.Tensor:
+        operands = [stored(one) for one in inputs]
+        task = task_of(name, operands, None if base is None else stored(base), each, dtype, **shared)
+        more = {} if elements is None else {"block_elements": elements}
+        return carry_out(task, threads, seed, **more)
+
+    return run
