@@ -4,13 +4,13 @@
         [--methods NAME ...] [--formats w4g128 w3g128 w2g64a ...] [--windows 128] [--samples 128]
         [--llmcompressor PYTHON] [--gptqmodel PYTHON] [--workdir DIR]
 
-A method is a stage of Ingot (`rtn`, `rtn-minmax`, `gptq`, `awq`), or a library's with the interpreter that
-has it (`llmcompressor-gptq`, `-awq`, `-rtn`, `gptqmodel-gptq`). A format is bits and group size, `a` for
-asymmetric. Everything runs on one thread, all see the same calibration windows, and one evaluator measures
-all: torch in float32, of the weights that the codes stand for; output head and embedding stay as they are.
-Perplexity is of windows of 256 tokens; "delta" is over the unquantized model and "over peer" over the
-library's method of the same name, each with the paired standard error over windows. With --workdir, rows are
-kept and only what changed is run again.
+A method is a stage of Ingot (`rtn`, `rtn-minmax`, `gptq`, `awq`, `mixed` with the format's bits on average),
+or a library's with the interpreter that has it (`llmcompressor-gptq`, `-awq`, `-rtn`, `gptqmodel-gptq`). A
+format is bits and group size, `a` for asymmetric. Everything runs on one thread, all see the same calibration
+windows, and one evaluator measures all: torch in float32, of the weights that the codes stand for; output
+head and embedding stay as they are. Perplexity is of windows of 256 tokens; "delta" is over the unquantized
+model and "over peer" over the library's method of the same name, each with the paired standard error over
+windows. With --workdir, rows are kept and only what changed is run again.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def _stage(method: str, form: str, options: argparse.Namespace) -> tuple[str, di
         wanted |= {"algorithm": variant, "python": str(python)}
     elif name == "rtn":
         wanted["scale_search"] = variant or "mse"
+    elif name == "mixed":
+        wanted["bits_per_weight"] = float(wanted.pop("bits"))  # type: ignore[arg-type]
     return stage, {key: value for key, value in wanted.items() if key in known}
 
 
@@ -134,6 +136,9 @@ def _bars(rows: Mapping[tuple[str, str], Row], plain: Row) -> list[tuple[str, fl
         if made and peer:
             most = {"gptq": 0.85, "awq": 1 / 6}[method] * peer.cpu_seconds
             bars.append((f"{method}: CPU seconds", made.cpu_seconds, most))
+    mixed, uniform = rows.get(("mixed", "w3g128")), rows.get(("gptq", "w3g128"))
+    if mixed and uniform:
+        bars.append(("mixed w3g128: log-perplexity over one width for all", mixed.above(uniform)[0], 0.0))
     made, naive = rows.get(("gptq", "w2g64a")), rows.get(("rtn-minmax", "w2g64a"))
     if made and naive:
         bars.append(("gptq w2g64a: log-perplexity lost", made.above(plain)[0], 0.3 * naive.above(plain)[0]))
