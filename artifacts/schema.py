@@ -79,6 +79,11 @@ def build(cls: type[T], values: Mapping[str, object], *, prefix: str = "", locat
     return cls(**built)
 
 
+def takes_many(cls: type, name: str) -> bool:
+    """Whether the field called ``name`` of a parameter class holds several values."""
+    return typing.get_origin(_hints(cls)[name]) is tuple
+
+
 @functools.cache
 def _hints(cls: type) -> Mapping[str, Any]:
     """The types of a parameter class's fields; it is built once a node, and reading them is slow."""

@@ -22,7 +22,7 @@ from ..stages.load.packed import inspect_packed, is_packed
 from ..targets import host as hosts
 from ..targets.profile import MEASURE_SECTIONS, SECTIONS, STAGE_SECTIONS
 from .branch import Branch
-from .data import BUNDLED_ORIGIN, ROLES
+from .data import ROLES
 from .draft import Draft
 from .fan import fan_out, wide_axes
 from .formats import require_accepted
@@ -164,8 +164,7 @@ def _require_effect(recipe: Recipe, reached: Mapping[str, Collection[str]]) -> N
 def _notes(data: Data, roles: Collection[str]) -> Iterator[str]:
     """What must be said of the texts: which bundled ones are used, and which given ones are not."""
     for role in ROLES:
-        found = data.file(role)
-        if role in roles and found is not None and found[1] == BUNDLED_ORIGIN:
+        if role in roles and role not in data.files and data.texts(role):
             yield f"the recipe names no {role} text: the bundled one is used"
         elif role in data.files and role not in roles:
             yield f"data.{role} ({data.origins[role]}) is not read by any stage of this recipe"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifacts.digest import digest_bytes
-from ..artifacts.errors import DataError
+from ..artifacts.errors import DataError, RecipeError
 from ..artifacts.schema import build, param
 from ..stages.model.text import read_documents
 
@@ -38,25 +38,36 @@ class DataFields:
     training: str | None = param(
         None, doc="text that gives gradients; stages that need it are refused without"
     )
-    selection: str | None = param(
-        None, doc="text that chooses; by default the last tenth of the training text"
+    selection: str | tuple[str, ...] | None = param(
+        None,
+        doc="text that chooses, or several, each of which counts the same; by default the last tenth of the "
+        "training text",
     )
 
 
 @dataclass(frozen=True)
 class Data:
-    """Files by role, absolute, and where each was named. Roles that the recipe leaves out are missing."""
+    """Files by role, absolute, and where they were named. Roles that the recipe leaves out are missing."""
 
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
-    def file(self, role: str) -> tuple[Path, str] | None:
-        """The file of a role and where it was named: the recipe's, else the bundled one, else None."""
+    def texts(self, role: str) -> tuple[Path, ...]:
+        """The files of a role: the recipe's, else the bundled one, else none."""
         if role in self.files:
-            return self.files[role], self.origins[role]
-        if role in BUNDLED_ROLES:
-            return BUNDLED / f"{role}.jsonl", BUNDLED_ORIGIN
-        return None
+            return self.files[role]
+        return (BUNDLED / f"{role}.jsonl",) if role in BUNDLED_ROLES else ()
+
+    def file(self, role: str) -> tuple[Path, str] | None:
+        """The only file of a role, and where it was named; or None; raises RecipeError for several."""
+        found = self.texts(role)
+        if not found:
+            return None
+        origin = self.origins.get(role, BUNDLED_ORIGIN)
+        if len(found) > 1:
+            what = f"data.{role} names {len(found)} files where one is taken"
+            raise RecipeError(what, where=origin, fix="put them into one file, as JSON lines")
+        return found[0], origin
 
 
 ROLES = tuple(DataFields.__dataclass_fields__)
@@ -68,13 +79,18 @@ def read_data(value: Mapping[str, object], written: Written, directory: Path) ->
     Raises RecipeError for unknown names, DataError for a file that is missing, empty or no file.
     """
     fields = build(DataFields, value, prefix="data", locate=lambda name: written.where("data", name))
-    files: dict[str, Path] = {}
+    files: dict[str, tuple[Path, ...]] = {}
     origins: dict[str, str] = {}
     for role in ROLES:
-        name = getattr(fields, role)
-        if name is not None:
-            origins[role] = written.where("data", role)
-            files[role] = _usable(directory / Path(name).expanduser(), f"data.{role}", name, origins[role])
+        given = getattr(fields, role)
+        if given is not None:
+            origins[role] = where = written.where("data", role)
+            names = (given,) if isinstance(given, str) else given
+            if not names:
+                raise DataError(f"data.{role}: it names no file", where=where)
+            files[role] = tuple(
+                _usable(directory / Path(name).expanduser(), f"data.{role}", name, where) for name in names
+            )
     return Data(files, origins)
 
 
@@ -104,19 +120,20 @@ def check_overlap(data: Data) -> None:
         return
     held_out: dict[str, int] = {}
     for role in ROLES:
-        other = data.file(role)
-        if role == EVALUATION or other is None or BUNDLED_ORIGIN == other[1] == evaluation_origin:
+        origin = data.origins.get(role, BUNDLED_ORIGIN)
+        if role == EVALUATION or BUNDLED_ORIGIN == origin == evaluation_origin:
             continue
-        held_out = held_out or _numbered(read_documents(evaluation))
-        for number, document in enumerate(read_documents(other[0]), start=1):
-            twin = held_out.get(_identity(document))
-            if twin is not None:
-                raise DataError(
-                    f"data.{role}: document {number} of {other[0].name} is also document {twin} of the "
-                    f"evaluation text {evaluation.name}",
-                    where=other[1],
-                    fix="take it out of one of them: measuring on text that was used flatters the result",
-                )
+        for other in data.texts(role):
+            held_out = held_out or _numbered(read_documents(evaluation))
+            for number, document in enumerate(read_documents(other), start=1):
+                twin = held_out.get(_identity(document))
+                if twin is not None:
+                    raise DataError(
+                        f"data.{role}: document {number} of {other.name} is also document {twin} of the "
+                        f"evaluation text {evaluation.name}",
+                        where=origin,
+                        fix="take it out of one of them: measuring on text that was used flatters the result",
+                    )
 
 
 def _numbered(documents: list[str]) -> dict[str, int]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..artifacts.errors import RecipeError, nearest
-from ..artifacts.schema import build, fields
+from ..artifacts.schema import build, fields, takes_many
 from ..stages import base
-from .data import EVALUATION, ROLES, Data
+from .data import BUNDLED_ORIGIN, EVALUATION, ROLES, Data
 from .layers import METHOD
 
 if TYPE_CHECKING:
@@ -66,8 +66,10 @@ def choose(stage: base.Stage[Any], label: str, settings: Mapping[str, Setting], 
             raise RecipeError(
                 f"stage {stage.name} asks for the evaluation text, which only validate may open"
             )
-        found = data.file(role)
-        if found is not None:
+        if takes_many(stage.params, role) and data.texts(role):
+            values[role] = [str(path) for path in data.texts(role)]
+            origins[role] = data.origins.get(role, BUNDLED_ORIGIN)
+        elif (found := data.file(role)) is not None:
             values[role], origins[role] = str(found[0]), found[1]
     params = build(stage.params, values, prefix=label, locate=origins.get)
     return Choice(stage, params, origins, tuple(role for role in roles if role in values))

@@ -90,6 +90,21 @@ def test_without_data_the_bundled_texts_stand_in_but_never_for_training(load: Lo
     assert data.file("training") is None
 
 
+def test_several_texts_may_choose_and_each_is_held_against_the_evaluation_text(
+    load: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "c.txt").write_text("six")
+    (tmp_path / "d.jsonl").write_text(json.dumps({"text": "seven"}))
+    data = load("model: ckpt\ndata: {selection: [c.txt, d.jsonl], evaluation: a.txt}\n").data
+    assert data.texts("selection") == (tmp_path / "c.txt", tmp_path / "d.jsonl")
+    with pytest.raises(RecipeError, match="selection names 2 files where one is taken"):
+        data.file("selection")
+    with pytest.raises(DataError, match=r"selection: document 1 of a\.txt is also document 1"):
+        load("model: ckpt\ndata: {selection: [c.txt, a.txt], evaluation: a.txt}\n")
+    with pytest.raises(DataError, match="selection: it names no file"):
+        load("model: ckpt\ndata: {selection: []}\n")
+
+
 def test_a_target_may_have_a_name_of_its_own(load: Load) -> None:
     found = load("model: ckpt\ntargets: {small: {profile: cpu-int4}, fast: {profile: cpu-int8}}\n")
     assert [(t.name, t.profile) for t in found.targets] == [("small", "cpu-int4"), ("fast", "cpu-int8")]
