@@ -43,7 +43,20 @@ Unit = Literal["element", "row", "tensor"]
 ENTRY_POINTS = "ingot.merge_methods"
 MODULES = "ingot.stages.merge.methods"
 BUILTIN = (
+    "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "della",
+    "della_linear",
+    "karcher",
     "linear",
+    "model_stock",
+    "multislerp",
+    "nearswap",
+    "nuslerp",
+    "ram",
+    "ramplus_tl",
+    "sce",
     "ties",
 )
 

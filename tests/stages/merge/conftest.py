@@ -58,7 +58,8 @@ def carry_out(task: TensorTask, threads: int = 1, seed: int = 0, **more: Any) ->
     with single_threaded(), Workers(threads) as workers:
         data = b"".join(bytes(part) for part in make(task, method.get(task.method), workers, seed, **more))
     found = torch.empty(task.output.shape, dtype=getattr(torch, DTYPES[task.output.dtype]))
-    found.reshape(-1).view(torch.uint8).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    if data:
+        found.reshape(-1).view(torch.uint8).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     return found
 
 
