@@ -53,8 +53,8 @@ def param(
 
 
 def fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
-    """The fields of a parameter class by name, in written order."""
-    return {field.name: field for field in dataclasses.fields(cls)}
+    """The fields of a parameter class by the names that people write, in written order."""
+    return {field.metadata.get("written") or field.name: field for field in dataclasses.fields(cls)}
 
 
 def build(cls: type[T], values: Mapping[str, object], *, prefix: str = "", locate: Locate = nowhere) -> T:
@@ -64,7 +64,7 @@ def build(cls: type[T], values: Mapping[str, object], *, prefix: str = "", locat
     such as ``ingot.yaml:14``.  Raises RecipeError for unknown names, wrong types, values out of range and
     missing values.
     """
-    known = {field.metadata.get("written") or name: field for name, field in fields(cls).items()}
+    known = fields(cls)
     hints = _hints(cls)  # type: ignore[arg-type] # every class can be hashed
     for name in values:
         if name not in known:
@@ -184,7 +184,7 @@ def to_plain(params: object, *, key_only: bool = False) -> dict[str, object]:
     for name, field in fields(type(params)).items():
         if key_only and not field.metadata.get("in_key", True):
             continue
-        out[name] = plain(getattr(params, name))
+        out[name] = plain(getattr(params, field.name))
     return out
 
 

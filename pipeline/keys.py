@@ -93,7 +93,7 @@ def data_digests(node: Node, store: Store) -> dict[str, object]:
     digests: dict[str, object] = {}
     for name, field in schema.fields(type(node.params)).items():
         if field.metadata.get("is_file"):
-            digests[name] = _digest_of(getattr(node.params, name), store)
+            digests[name] = _digest_of(getattr(node.params, field.name), store)
     reads = base.get(node.stage).reads
     if reads is not None:
         digests.update({name: store.file_digest(path) for name, path in reads(node.params).items()})

@@ -103,7 +103,9 @@ def _sections() -> Iterator[str]:
     yield "## Stages\n"
     for name in base.BUILTIN:
         stage = base.get(name)
-        taken = ", ".join(f"{key}: {' or '.join(kinds)}" for key, kinds in stage.inputs.items()) or "nothing"
+        several = {f"{stem}1, {stem}2 ...": kinds for stem, kinds in stage.many.items()}
+        inputs = {**stage.inputs, **several}
+        taken = ", ".join(f"{key}: {' or '.join(kinds)}" for key, kinds in inputs.items()) or "nothing"
         yield f"### `{name}`\n\n{stage.summary}. Takes {taken}; makes {stage.output}; {stage.determinism}.\n"
         if schema.fields(stage.params):
             yield _rows(stage.params)
@@ -118,11 +120,10 @@ def _rows(cls: type) -> str:
     lines = ["| key | values | default | meaning |", "|---|---|---|---|"]
     for name, field in schema.fields(cls).items():
         choices = field.metadata.get("choices")
-        kind = ", ".join(str(choice) for choice in choices) if choices else schema.describe(hints[name])
+        kind = ", ".join(str(choice) for choice in choices) if choices else schema.describe(hints[field.name])
         is_required = field.default is dataclasses.MISSING
         default = "required" if is_required else _shown(field.default)
-        key = field.metadata.get("written") or name
-        lines.append(f"| `{key}` | {kind} | {default} | {field.metadata['doc']} |")
+        lines.append(f"| `{name}` | {kind} | {default} | {field.metadata['doc']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -37,6 +37,9 @@ ENTRY_POINTS = "ingot.stages"
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
     "fuse.rotate": "ingot.stages.fuse.rotate",
+    "merge": "ingot.stages.merge.stage",
+    "merge.linear": "ingot.stages.merge.methods.linear",
+    "merge.ties": "ingot.stages.merge.methods.ties",
     "load.quantized": "ingot.stages.load.quantized",
     "quantize.rtn": "ingot.stages.quantize.rtn",
     "quantize.dynamic": "ingot.stages.quantize.dynamic",

@@ -123,6 +123,19 @@ def rotate(params: Any, work: Work) -> Estimate:
     )
 
 
+def merge(_params: Any, work: Work) -> Estimate:
+    """`merge` and its methods: every input read, one written; trimming takes a few passes more."""
+    largest = max((size for _, size in work.inputs.values()), default=work.weight_bytes)
+    moved = (work.input_bytes or work.weight_bytes) + largest
+    return Estimate(
+        TORCH_SECONDS + 2e-9 * moved,
+        TORCH_BYTES,
+        largest,
+        mapped_bytes=min(moved, 256 * MB),
+        parallel=work.cores,
+    )
+
+
 def foreign(params: Any, work: Work) -> Estimate:
     """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
     seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
@@ -202,6 +215,9 @@ def typical(_params: Any, work: Work) -> Estimate:
 TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "load": load,
     "fuse.rotate": rotate,
+    "merge": merge,
+    "merge.linear": merge,
+    "merge.ties": merge,
     "load.quantized": load_quantized,
     "dequantize": dequantize,
     "quantize.rtn": rounding,

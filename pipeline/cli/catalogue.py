@@ -56,6 +56,7 @@ def stage_page(name: str) -> str:
         "",
         "inputs",
         *(f"  {key}: {' or '.join(kinds)}" for key, kinds in stage.inputs.items()),
+        *(f"  {stem}1, {stem}2 ...: {' or '.join(kinds)}" for stem, kinds in stage.many.items()),
         f"output\n  {stage.output}",
         "",
         "parameters",
@@ -64,7 +65,8 @@ def stage_page(name: str) -> str:
         required = field.default is dataclasses.MISSING
         default = "required" if required else f"default {_show(field.default)}"
         choices = field.metadata.get("choices")
-        kind = " | ".join(_show(choice) for choice in choices) if choices else schema.describe(hints[key])
+        hint = hints[field.name]
+        kind = " | ".join(_show(choice) for choice in choices) if choices else schema.describe(hint)
         lines.append(f"  {key}: {kind}  [{default}]")
         lines.append(f"      {field.metadata['doc']}")
     return "\n".join(lines)

@@ -245,7 +245,7 @@ def test_the_strongest_layer_decides_the_parameter_of_the_node(
         ("stages:\n  quantize: {method: rtn, bits: x}\n", "'x' is not a whole number", "ingot.yaml:3", None),
         ("stages:\n  quantize: {group_size: 64}\n", "cpu.group_size", "ingot.yaml:3", "has it: set"),
         ("stages:\n  quantize: {method: none, bits: 4}\n", "bits has no effect", "ingot.yaml:3", None),
-        ("stages:\n  merge: {method: ties}\n", "not built yet", "ingot.yaml:3", None),
+        ("stages:\n  prune: {method: structured}\n", "not built yet", "ingot.yaml:3", None),
         ("stages:\n  prune: {method: structured, ffn: 0.25}\n", "not built yet", "ingot.yaml:3", None),
         ("stages:\n  distill: {teacher: load}\n", "names no method", None, None),
         ("measure: {cost: {repeat: 4}}\n", "cost@cpu.repeat", "ingot.yaml:2", "did you mean repeats?"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ....artifacts.errors import InputError
 from ..method import Method, Parameter
+from ..stage import merge_stage
 
 if TYPE_CHECKING:
     import torch
@@ -62,3 +63,5 @@ METHOD = Method(
         ),
     ),
 )  # fmt: skip
+
+run = merge_stage(METHOD, __name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..method import Method
+from ..stage import merge_stage
 from ..task_vectors import base_of, difference, merges, numbers, parameters
 
 if TYPE_CHECKING:
@@ -56,3 +57,5 @@ METHOD = Method(
     base="required",
     parameters=parameters(normalize=True, rescale=False),
 )
+
+run = merge_stage(METHOD, __name__)

@@ -1,8 +1,10 @@
-"""Fixtures of the merge's tests: tensors as operands, and one task carried out in memory."""
+"""Fixtures of the merge's tests: tensors as operands, one task carried out, siblings of a network."""
 
 from __future__ import annotations
 
 import itertools
+import shutil
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ from ingot.stages.merge.task import Input, TensorTask
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    Sibling = Callable[..., Path]
 
 NAMES = {getattr(torch, name): dtype for dtype, name in DTYPES.items()} | {torch.int64: "I64"}
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -98,3 +102,27 @@ def merge(stored: Store) -> Merge:
         return carry_out(task, threads, seed, **more)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sibling(tiny_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Sibling:
+    """``(family, name) -> directory``: weights near the family's, shifted by what name gives."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(family: str, name: str) -> Path:
+        if (family, name) not in made:
+            import numpy as np
+            from safetensors.numpy import load_file, save_file
+
+            directory = tmp_path_factory.mktemp(f"{family}-{name}")
+            shutil.copytree(tiny_checkpoint(family), directory, dirs_exist_ok=True)
+            generator = np.random.default_rng(zlib.crc32(name.encode()))
+            weights = {
+                key: value + generator.normal(0, 0.05, value.shape).astype(np.float32)
+                for key, value in sorted(load_file(directory / "model.safetensors").items())
+            }
+            save_file(weights, directory / "model.safetensors", {"format": "pt"})
+            made[family, name] = directory
+        return made[family, name]
+
+    return make

@@ -1,0 +1,197 @@
+"""The stages `merge`, which takes a recipe of mergekit's, and `merge.METHOD`, one for every method.
+
+A method's own stage takes Ingot's short form; its parameters are those of the method and of every merge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...artifacts.errors import RecipeError
+from ...artifacts.schema import param
+from ..base import Context, Expansion, Result, Stage, stage
+from .config import DTYPES, read_file, read_short, renamed
+from .method import REQUIRED, get, load_method_file
+from .recipe import Recipe
+from .references import Given, Inputs
+
+if TYPE_CHECKING:
+    from .method import Method, Parameter
+
+INPUTS = {"model": ("checkpoint",)}
+# What a value may be beside one number: a list over the layers, or one for each filter.
+Spread = float | tuple[object, ...] | Mapping[str, object] | None
+Switch = bool | tuple[object, ...] | Mapping[str, object] | None
+
+
+@dataclass(frozen=True)
+class MergeParams:
+    """Parameters of `merge`."""
+
+    config: str | None = param(None, in_key=False, doc="a recipe of mergekit's; what it says enters the key")
+    method_file: str | None = param(
+        None,
+        is_file=True,
+        doc="a Python file that defines the merge method, METHOD, for a method of your own",
+    )
+    recipe: Mapping[str, object] | None = param(
+        None, doc="what the file says, with inputs in place of models"
+    )
+    titles: Mapping[str, str] | None = param(None, in_key=False, doc="what messages call each input")
+
+
+@dataclass(frozen=True)
+class ShortParams:
+    """Parameters that every `merge.METHOD` has."""
+
+    models: tuple[object, ...] | None = param(
+        None, doc="the models: {model: PATH or NODE, and parameters of its own}; or write slices or modules"
+    )
+    slices: tuple[object, ...] | None = param(
+        None, doc="layers of the output in their order: {sources: [{model: ..., layer_range: [first, end]}]}"
+    )
+    modules: Mapping[str, object] | None = param(
+        None, doc="models or slices for each stack of layers, where a network has several"
+    )
+    base: str | None = param(
+        None, doc="the model that differences are taken from; by default what comes before"
+    )
+    parameters: Mapping[str, object] | None = param(None, doc="the method's parameters, as mergekit has them")
+    dtype: str | None = param(
+        None,
+        choices=DTYPES,
+        doc="of the weights written; by default as the base, or the first model, has them",
+    )
+    out_dtype: str | None = param(None, choices=DTYPES, doc="mergekit's other name for dtype; it goes first")
+    tokenizer_source: str | None = param(
+        None, doc="whose tokens the output has: union, base or a model; by default all must have the same"
+    )
+    tokenizer: Mapping[str, object] | None = param(
+        None, doc="the same with rules: {source, tokens: {TOKEN: {source, force}}, pad_to_multiple_of}"
+    )
+    chat_template: str | None = param(
+        None, doc="auto, a name or a template; by default that of the base, or of the first model"
+    )
+    titles: Mapping[str, str] | None = param(None, in_key=False, doc="what messages call each input")
+
+
+def merge_stage(method: Method, module: str) -> Stage[Any]:
+    """The stage `merge.NAME` of a method. module: where that is defined, so that the key holds its source."""
+
+    def expand(values: Mapping[str, object], directory: Path, before: str) -> Expansion:
+        inputs = Inputs(directory)
+        recipe = read_short(values, method, inputs, before)
+        changed = renamed(values, inputs)
+        if recipe.base is not None:
+            changed["base"] = recipe.base
+        # A parameter has one place, since defaults are filled in there.
+        changed |= {**dict(values.get("parameters") or {}), "parameters": None}  # type: ignore[call-overload]
+        return Expansion({**values, **changed, "titles": inputs.written()}, inputs.sources)
+
+    def run(context: Context[Any]) -> Result:
+        values = {
+            field.metadata.get("written") or field.name: getattr(context.params, field.name)
+            for field in dataclasses.fields(context.params)
+        }
+        del values["titles"]
+        written = {name: value for name, value in values.items() if value is not None}
+        return _run(context, read_short(written, method, Given(), None), method)
+
+    run.__module__ = module
+    return stage(
+        f"merge.{method.name}",
+        params=_params(method),
+        inputs={},
+        output="checkpoint",
+        version=1,
+        determinism="seeded" if method.is_random else "bitwise",
+        tools=("torch",),
+        summary=method.summary,
+        any_architecture=True,
+        many=INPUTS,
+        expand=expand,
+    )(run)
+
+
+def _expand_file(values: Mapping[str, object], directory: Path, _before: str) -> Expansion:
+    config = values.get("config")
+    if not isinstance(config, str) or not config:
+        fix = "write merge: {config: FILE}, a recipe of mergekit's; or merge: {method: NAME, models: [...]}"
+        raise RecipeError("config is missing", fix=fix)
+    path = directory / Path(config).expanduser()
+    elsewhere = path.parent.resolve() != directory.resolve()
+    inputs = Inputs(path.parent, elsewhere=elsewhere)
+    file = values.get("method_file")
+    own = None
+    if file is not None:
+        values = {**values, "method_file": str((directory / Path(str(file)).expanduser()).absolute())}
+        own = load_method_file(Path(str(values["method_file"])))
+    recipe = read_file(path, inputs, config, own)
+    sources = {
+        name: dataclasses.replace(each, origin=f"config.{each.origin}")
+        for name, each in inputs.sources.items()
+    }
+    return Expansion({**values, "recipe": recipe.to_json(), "titles": inputs.written()}, sources)
+
+
+@stage(
+    "merge",
+    params=MergeParams,
+    inputs={},
+    output="checkpoint",
+    version=1,
+    determinism="seeded",
+    tools=("torch",),
+    summary="Merge models as a recipe of mergekit's says, unchanged",
+    any_architecture=True,
+    many=INPUTS,
+    expand=_expand_file,
+)
+def run(context: Context[MergeParams]) -> Result:
+    """Merges the models that the recipe names; errors as in :func:`ingot.stages.merge.config.read`."""
+    if context.params.recipe is None:
+        raise RecipeError("config is missing", fix="write merge: {config: FILE}, a recipe of mergekit's")
+    recipe = Recipe.from_json(context.params.recipe)
+    file = context.params.method_file
+    return _run(
+        context, recipe, load_method_file(Path(file)) if file is not None else _builtin(recipe.method)
+    )
+
+
+def _builtin(name: str) -> Method:
+    # Named one by one, so that the key of this stage holds the source of each.
+    from .methods import linear, ties
+
+    found = {each.METHOD.name: each.METHOD for each in (linear, ties)}
+    return found.get(name) or get(name)
+
+
+def _run(context: Context[Any], recipe: Recipe, method: Method) -> Result:
+    from .build import build_merge
+
+    return build_merge(context, recipe, method, context.params.titles or {})
+
+
+def _params(method: Method) -> type[Any]:
+    """The parameter class of a method's stage: what every merge has, and what the method declares."""
+    own = [_field(each) for each in method.parameters]
+    namespace = {"__doc__": f"Parameters of `merge.{method.name}`.", "__module__": __name__}
+    name = f"{method.name.title().replace('_', '')}Params"
+    return dataclasses.make_dataclass(name, own, bases=(ShortParams,), namespace=namespace, frozen=True)
+
+
+def _field(each: Parameter) -> tuple[str, Any, Any]:
+    # `lambda` is a word of Python's.
+    name = f"{each.name}_" if each.name == "lambda" else each.name
+    hint = Switch if each.kind is bool else Spread
+    whose = "" if each.scope == "shared" else "; of one model where it is written beside it"
+    default = None if each.default is REQUIRED else each.default
+    field = param(
+        default, doc=f"{each.doc}{whose}", minimum=each.minimum, maximum=each.maximum,
+        written=each.name if name != each.name else None,
+    )  # fmt: skip
+    return name, hint, field
