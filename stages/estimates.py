@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .base import Estimate, Stage, Work
+from .base import BUILTIN, Estimate, Stage, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -215,9 +215,7 @@ def typical(_params: Any, work: Work) -> Estimate:
 TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "load": load,
     "fuse.rotate": rotate,
-    "merge": merge,
-    "merge.linear": merge,
-    "merge.ties": merge,
+    **{name: merge for name in BUILTIN if name.partition(".")[0] == "merge"},
     "load.quantized": load_quantized,
     "dequantize": dequantize,
     "quantize.rtn": rounding,

@@ -164,10 +164,25 @@ def run(context: Context[MergeParams]) -> Result:
 
 def _builtin(name: str) -> Method:
     # Named one by one, so that the key of this stage holds the source of each.
-    from .methods import linear, ties
+    from .methods import (  # noqa: F401
+        arcee_fusion,
+        breadcrumbs,
+        breadcrumbs_ties,
+        della,
+        della_linear,
+        karcher,
+        linear,
+        model_stock,
+        multislerp,
+        nearswap,
+        nuslerp,
+        ram,
+        ramplus_tl,
+        sce,
+        ties,
+    )
 
-    found = {each.METHOD.name: each.METHOD for each in (linear, ties)}
-    return found.get(name) or get(name)
+    return get(name)
 
 
 def _run(context: Context[Any], recipe: Recipe, method: Method) -> Result:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..method import Method
+from ..stage import merge_stage
 from ..task_vectors import base_of
 
 if TYPE_CHECKING:
@@ -71,3 +72,5 @@ METHOD = Method(
     most=1,
     unit="row",
 )
+
+run = merge_stage(METHOD, __name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from ..task_vectors import base_of, difference, merges, numbers, parameters
 
 if TYPE_CHECKING:
@@ -85,3 +86,5 @@ METHOD = Method(
     base="required",
     parameters=parameters(normalize=False, rescale=False, extra=(GAMMA,)),
 )
+
+run = merge_stage(METHOD, __name__)

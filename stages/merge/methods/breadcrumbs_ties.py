@@ -6,6 +6,7 @@ The masks are those of `breadcrumbs` (arXiv:2312.06795), the vote is that of `ti
 from __future__ import annotations
 
 from ..method import Method
+from ..stage import merge_stage
 from ..task_vectors import merges, parameters
 from .breadcrumbs import GAMMA, band
 
@@ -17,3 +18,5 @@ METHOD = Method(
     base="required",
     parameters=parameters(normalize=False, rescale=False, extra=(GAMMA,)),
 )
+
+run = merge_stage(METHOD, __name__)

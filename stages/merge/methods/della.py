@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ....artifacts.errors import InputError
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from ..task_vectors import merges, numbers, parameters
 
 if TYPE_CHECKING:
@@ -88,3 +89,5 @@ METHOD = Method(
     is_random=True,
     parameters=parameters(normalize=True, rescale=True, extra=(EPSILON,)),
 )
+
+run = merge_stage(METHOD, __name__)

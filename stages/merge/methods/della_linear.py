@@ -6,6 +6,7 @@ The masks are those of `della` (arXiv:2406.11617), without its vote on signs.
 from __future__ import annotations
 
 from ..method import Method
+from ..stage import merge_stage
 from ..task_vectors import merges, parameters
 from .della import EPSILON, check, magprune
 
@@ -20,3 +21,5 @@ METHOD = Method(
     is_random=True,
     parameters=parameters(normalize=False, rescale=True, extra=(EPSILON,)),
 )
+
+run = merge_stage(METHOD, __name__)

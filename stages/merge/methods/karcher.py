@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..combinations import cosines, merges, norms
 from ..method import Method, Parameter
+from ..stage import merge_stage
 
 if TYPE_CHECKING:
     import torch
@@ -77,3 +78,5 @@ METHOD = Method(
         Parameter("tol", "the angle, in radians, that ends the steps", default=1e-5, minimum=0.0),
     ),
 )  # fmt: skip
+
+run = merge_stage(METHOD, __name__)

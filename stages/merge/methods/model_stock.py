@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..combinations import cosines, merges
 from ..method import Method, Parameter
+from ..stage import merge_stage
 
 if TYPE_CHECKING:
     import torch
@@ -54,3 +55,5 @@ METHOD = Method(
         ),
     ),
 )  # fmt: skip
+
+run = merge_stage(METHOD, __name__)

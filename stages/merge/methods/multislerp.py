@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ....artifacts.errors import InputError
 from ..combinations import merges, norms
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from ..task_vectors import numbers
 
 if TYPE_CHECKING:
@@ -75,3 +76,5 @@ METHOD = Method(
         Parameter("eps", "what lengths are kept above, against division by 0", default=1e-8, minimum=0.0),
     ),
 )  # fmt: skip
+
+run = merge_stage(METHOD, __name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from ..task_vectors import base_of
 
 if TYPE_CHECKING:
@@ -45,3 +46,5 @@ METHOD = Method(
     most=1,
     parameters=(Parameter("t", "how far an element may move", minimum=0.0),),
 )
+
+run = merge_stage(METHOD, __name__)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ....artifacts.errors import InputError
 from ..combinations import cosines, merges
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from ..task_vectors import numbers
 
 if TYPE_CHECKING:
@@ -78,3 +79,5 @@ METHOD = Method(
         ),
     ),
 )  # fmt: skip
+
+run = merge_stage(METHOD, __name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from ..task_vectors import base_of, difference
 
 if TYPE_CHECKING:
@@ -68,3 +69,5 @@ METHOD = Method(
     base="required",
     parameters=(EPSILON,),
 )
+
+run = merge_stage(METHOD, __name__)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from .ram import EPSILON, reader
 
 if TYPE_CHECKING:
@@ -65,3 +66,5 @@ METHOD = Method(
         EPSILON,
     ),
 )
+
+run = merge_stage(METHOD, __name__)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from ..task_vectors import base_of, difference
 
 if TYPE_CHECKING:
@@ -103,3 +104,5 @@ METHOD = Method(
         ),
     ),
 )  # fmt: skip
+
+run = merge_stage(METHOD, __name__)
