@@ -1,0 +1,45 @@
+"""Adapters for tests of stages: directories as PEFT's save_pretrained() writes them, made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MakeAdapter = Callable[..., "Path"]
+
+# What PEFT 0.21 writes for a plain LoraConfig.
+PLAIN: Mapping[str, object] = {
+    "alora_invocation_tokens": None, "alpha_pattern": {}, "arrow_config": None, "auto_mapping": None,
+    "base_model_name_or_path": "somewhere/base", "bias": "none", "corda_config": None,
+    "ensure_weight_tying": False, "eva_config": None, "exclude_modules": None, "fan_in_fan_out": False,
+    "inference_mode": True, "init_lora_weights": True, "kasa_config": None, "layer_replication": None,
+    "layers_pattern": None, "layers_to_transform": None, "loftq_config": {}, "lora_alpha": 8,
+    "lora_bias": False, "lora_dropout": 0.05, "lora_ga_config": None, "megatron_config": None,
+    "megatron_core": "megatron.core", "modules_to_save": None, "monteclora_config": None,
+    "peft_type": "LORA", "peft_version": "0.21.2", "qalora_group_size": 16, "r": 4, "rank_pattern": {},
+    "revision": None, "target_modules": ["q_proj"], "target_parameters": None, "task_type": "CAUSAL_LM",
+    "trainable_token_indices": None, "use_bdlora": None, "use_dora": False, "use_qalora": False,
+    "use_rslora": False, "velora_config": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path) -> MakeAdapter:
+    """``(tensors, name="adapter", **config) -> directory``: tensors by their names behind PEFT's prefix."""
+    from safetensors.torch import save_file
+
+    def make(tensors: Mapping[str, Any], name: str = "adapter", **config: object) -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / "adapter_config.json").write_text(json.dumps({**PLAIN, **config}))
+        stored = {f"base_model.model.{key}": value.contiguous().clone() for key, value in tensors.items()}
+        save_file(stored, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        return directory
+
+    return make
