@@ -134,9 +134,9 @@ class _Grown:
 
     def _node(self, source: base.Source, owner: str, where: str) -> str:
         """The node that makes what ``source`` names; added where the recipe has none."""
-        if source.is_adapter:
+        is_node = source.name in self._steps or (source.name == LOAD and not source.is_adapter)
+        if source.is_adapter and not is_node:
             return self._load(source.name, where, f"{owner}.{source.origin}", ADAPTER)
-        is_node = source.name == LOAD or source.name in self._steps
         node = source.name if is_node else self._load(source.name, where, f"{owner}.{source.origin}")
         for adapter in source.adapters:
             node = self._folded(node, self._load(adapter, where, f"{owner}.{source.origin}", ADAPTER), where)

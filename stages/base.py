@@ -36,6 +36,8 @@ ENTRY_POINTS = "ingot.stages"
 
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
+    "load.adapter": "ingot.stages.load.adapter",
+    "fuse.lora": "ingot.stages.fuse.lora",
     "fuse.rotate": "ingot.stages.fuse.rotate",
     "merge": "ingot.stages.merge.stage",
     "merge.arcee_fusion": "ingot.stages.merge.methods.arcee_fusion",

@@ -136,6 +136,24 @@ def merge(_params: Any, work: Work) -> Estimate:
     )
 
 
+def load_adapter(_params: Any, work: Work) -> Estimate:
+    """Copied and checked as the bytes pass; an adapter is about a fiftieth of its model."""
+    copied = work.weight_bytes // 50
+    return Estimate(PROCESS_SECONDS + 1.5e-9 * copied, PROCESS_BYTES, copied + SIDECARS)
+
+
+def lora(_params: Any, work: Work) -> Estimate:
+    """`fuse.lora`: a pass over every tensor that changes in blocks of float64, one tensor in memory."""
+    _, base = work.inputs.get("model", ("", work.weight_bytes))
+    return Estimate(
+        PROCESS_SECONDS + 1e-8 * work.parameters,
+        PROCESS_BYTES + FLOAT32 * work.parameters // 4,
+        base + SIDECARS,
+        mapped_bytes=base // 4,
+        parallel=work.cores,
+    )
+
+
 def foreign(params: Any, work: Work) -> Estimate:
     """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
     seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
@@ -214,6 +232,8 @@ def typical(_params: Any, work: Work) -> Estimate:
 
 TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "load": load,
+    "load.adapter": load_adapter,
+    "fuse.lora": lora,
     "fuse.rotate": rotate,
     **{name: merge for name in BUILTIN if name.partition(".")[0] == "merge"},
     "load.quantized": load_quantized,

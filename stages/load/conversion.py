@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import StageError, from_json
 from ...artifacts.tensor_header import DTYPE_BITS
@@ -58,7 +58,7 @@ def chosen(directory: Path, expected: Collection[str]) -> list[TensorInfo]:
     return sorted(kept, key=lambda info: (-DTYPE_BITS[info.dtype], info.name))
 
 
-def carry_out(context: Context[LoadParams], request: Request, total: int) -> None:
+def carry_out(context: Context[Any], request: Request, total: int) -> None:
     """Runs the process that reads pickles, and tells how far it is in bytes."""
     command = [sys.executable, "-P", "-m", CHILD]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:

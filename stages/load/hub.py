@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...artifacts.errors import InputError, IntakeError, RequirementError
-from ..model.checkpoint import INDEX_FILE, PICKLED, SAFETENSORS, SIDECAR_FILES, WEIGHTS_FILE
+from ..model.checkpoint import (
+    INDEX_FILE,
+    PICKLED,
+    SAFETENSORS,
+    SIDECAR_FILES,
+    WEIGHTS_FILE,
+    WeightLayout,
+)
 from .files import check_directory
 from .origin import CARD_FILE
 
@@ -16,7 +24,21 @@ WANTED = (*SIDECAR_FILES, CARD_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetens
 PICKLES = (PICKLED.single, PICKLED.index, "pytorch_model-*.bin")
 
 
-def resolve(reference: str, *, allow_pickle: bool = False) -> Path:
+@dataclass(frozen=True)
+class Wanted:
+    """What is fetched of a repository. files: patterns.  weights: the layout of its safetensors.  pickles:
+    patterns of pickled weights, for repositories without.
+    """
+
+    files: tuple[str, ...]
+    weights: WeightLayout
+    pickles: tuple[str, ...]
+
+
+MODEL = Wanted(WANTED, SAFETENSORS, PICKLES)
+
+
+def resolve(reference: str, *, allow_pickle: bool = False, wanted: Wanted = MODEL) -> Path:
     """The local directory of a model: ``reference`` itself, or the hub's snapshot of ``org/name@revision``.
 
     allow_pickle: fetch pickled weights too from a repository that has no safetensors.
@@ -32,9 +54,9 @@ def resolve(reference: str, *, allow_pickle: bool = False) -> Path:
     if named is None or directory.exists():
         check_directory(directory)
         return directory
-    found = download(named["repository"], named["revision"], WANTED)
-    if allow_pickle and not SAFETENSORS.is_in(found):
-        return download(named["repository"], named["revision"], (*WANTED, *PICKLES))
+    found = download(named["repository"], named["revision"], wanted.files)
+    if allow_pickle and not wanted.weights.is_in(found):
+        return download(named["repository"], named["revision"], (*wanted.files, *wanted.pickles))
     return found
 
 

@@ -208,7 +208,8 @@ def no_weights(directory: Path) -> IntakeError:
     archives = [name for name in names if name.endswith(ARCHIVE_SUFFIXES)]
     tensors = [name for name in names if name.endswith(".safetensors")]
     if "adapter_model.safetensors" in tensors:
-        what, fix = "it holds an adapter, not a model", "merge the adapter into its base model and save that"
+        what = "it holds an adapter, not a model"
+        fix = "load the base model, and fold the adapter into it with fuse.lora"
     elif tensors:
         what = f"it holds {tensors[0]}, but neither {WEIGHTS_FILE} nor {INDEX_FILE}"
         fix = f"rename a single file to {WEIGHTS_FILE}; download the index of a sharded checkpoint"

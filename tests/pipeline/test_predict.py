@@ -167,7 +167,7 @@ def test_every_built_in_stage_states_an_estimate_that_grows_with_the_model(name:
     assert name in estimates.TABLE or stage.estimate is not None
     values = {
         field: "x" for field, kept in stage.params.__dataclass_fields__.items()
-        if field in ("model", "evaluation", "calibration") and kept.default is not None
+        if field in ("model", "adapter", "adapters", "evaluation", "calibration") and kept.default is not None
     }  # fmt: skip
     inputs = {each: (kinds[0], 1_000_000) for each, kinds in stage.inputs.items()}
     large = {each: (kind, 1000 * size) for each, (kind, size) in inputs.items()}
