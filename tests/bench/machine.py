@@ -10,12 +10,14 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from ingot.pipeline import memory
 from ingot.targets.host import probe
 
 if TYPE_CHECKING:
@@ -26,11 +28,16 @@ LIBRARIES = ("torch", "transformers", "onnxruntime", "numpy")
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process and all that it waited for spent. max_rss_bytes: of the largest, by the kernel."""
+    """What a process and all that it waited for spent. max_rss_bytes: of the largest, by the kernel.
+
+    max_held_bytes: the most that they held at once and the kernel could not take back, looked up 50 times a
+    second; no page of a mapped file is in it.  None where nobody looked.
+    """
 
     seconds: float
     cpu_seconds: float
     max_rss_bytes: int
+    max_held_bytes: int | None = None
 
 
 def spend(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Usage:
@@ -38,13 +45,32 @@ def spend(command: Sequence[str], environment: Mapping[str, str] | None = None) 
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     assert process.stderr is not None
-    errors = process.stderr.read()
+    with _watched(process.pid) as held:
+        errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} exited with {process.returncode}:\n{errors.decode()[-2000:]}")
     cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Usage(time.perf_counter() - started, cpu_seconds, usage.ru_maxrss * 1024)
+    return Usage(time.perf_counter() - started, cpu_seconds, usage.ru_maxrss * 1024, max(held))
+
+
+@contextlib.contextmanager
+def _watched(pid: int) -> Iterator[list[int]]:
+    """What a process holds, in bytes, as often as it is looked up while the block runs."""
+    held, is_over = [0], threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.02):
+            held.append(memory.held_bytes(pid))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield held
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @contextlib.contextmanager

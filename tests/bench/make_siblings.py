@@ -1,0 +1,113 @@
+"""Makes a base and models tuned from it, as merges take them: random bfloat16 weights, tensor by tensor.
+
+    python tests/bench/make_siblings.py DIRECTORY [--size 100M] [--models 3]
+
+What merging costs does not depend on what weights say, but selection depends on how they are spread: those of
+the base are normal with a deviation of 0.02, those of model1, model2 ... differ from it by normal steps of
+0.002, rounded to bfloat16 as training would leave them. The same call writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingot.artifacts.tensors import SafetensorsWriter, TensorShape
+from ingot.pipeline.demo import MODEL
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+DEVIATION, STEP = 0.02, 0.002
+SIZES: dict[str, dict[str, int]] = {
+    "10M": {"hidden": 256, "inner": 768, "layers": 8, "heads": 4, "kv": 2, "vocabulary": 8192},
+    "100M": {"hidden": 768, "inner": 2048, "layers": 12, "heads": 12, "kv": 4, "vocabulary": 16384},
+    "1.1B": {"hidden": 2048, "inner": 5632, "layers": 22, "heads": 32, "kv": 4, "vocabulary": 32000},
+}
+
+
+def make(directory: Path, size: str, models: int) -> list[Path]:
+    """Writes base and siblings unless they are there; their directories, the base first."""
+    names = ["base", *(f"model{number}" for number in range(1, models + 1))]
+    paths = [directory / f"{size}-{name}" for name in names]
+    if all((path / "model.safetensors").exists() for path in paths):
+        return paths
+    config = _config(SIZES[size])
+    layout = [TensorShape(name, "BF16", shape) for name, shape in _shapes(SIZES[size])]
+    for path in paths:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.json").write_text(json.dumps(config, indent=1))
+        for name in TOKENIZER:
+            shutil.copyfile(MODEL / name, path / name)
+    parts = [path / "model.safetensors.part" for path in paths]
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(part.open("wb")) for part in parts]
+        writers = [stack.enter_context(SafetensorsWriter(stream, layout)) for stream in streams]
+        for tensor in layout:
+            base = _drawn("base", tensor).mul_(DEVIATION)
+            for name, writer in zip(names, writers, strict=True):
+                values = base if name == "base" else base + _drawn(name, tensor).mul_(STEP)
+                writer.write(tensor.name, _bytes(values))
+    for part in parts:
+        part.rename(part.with_suffix(""))
+    return paths
+
+
+def _config(size: dict[str, int]) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
+        "hidden_size": size["hidden"], "intermediate_size": size["inner"],
+        "num_hidden_layers": size["layers"],
+        "num_attention_heads": size["heads"], "num_key_value_heads": size["kv"], "hidden_act": "silu",
+        "vocab_size": size["vocabulary"], "max_position_embeddings": 2048, "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3,
+    }  # fmt: skip
+
+
+def _shapes(size: dict[str, int]) -> list[tuple[str, tuple[int, ...]]]:
+    hidden, inner = size["hidden"], size["inner"]
+    narrow = hidden // size["heads"] * size["kv"]
+    block = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (narrow, hidden),
+        "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, hidden),
+        "post_attention_layernorm": (hidden,), "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
+    }  # fmt: skip
+    outer = (size["vocabulary"], hidden)
+    layers = [
+        (f"model.layers.{layer}.{name}.weight", shape)
+        for layer in range(size["layers"])
+        for name, shape in block.items()
+    ]
+    last = [("model.norm.weight", (hidden,)), ("lm_head.weight", outer)]
+    return [("model.embed_tokens.weight", outer), *layers, *last]
+
+
+def _drawn(model: str, tensor: TensorShape) -> torch.Tensor:
+    import torch
+
+    digest = hashlib.sha256(f"{model} {tensor.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randn(tensor.shape, generator=generator)
+
+
+def _bytes(values: torch.Tensor) -> Any:
+    import torch
+
+    return values.to(torch.bfloat16).reshape(-1).view(torch.uint8).numpy()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--size", choices=SIZES, default="100M")
+    parser.add_argument("--models", type=int, default=3)
+    arguments = parser.parse_args()
+    print("\n".join(map(str, make(arguments.directory, arguments.size, arguments.models))))
