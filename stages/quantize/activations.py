@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import RecipeError, nearest
 from ...artifacts.schema import param
+from ..model.calibration.calibrate import calibrate
 from ..model.quantized import WeightFormat, WeightSpec
-from .calibrated import CalibratedParams, calibrate
+from .calibrated import CalibratedWeightParams
 from .formats import FLOAT_BITS, Choice, choose
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ OVERRIDABLE: Mapping[str, tuple[str, ...]] = {"activation": ACTIVATIONS, "observ
 
 
 @dataclass(frozen=True)
-class ActivationParams(CalibratedParams):
+class ActivationParams(CalibratedWeightParams):
     """Parameters of methods that find the range of activations beforehand."""
 
     bits: int = param(8, choices=(8,), doc="bits a weight; the integer matrix kernels take 8")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
-from .calibrated import CalibratedParams
+from .calibrated import CalibratedWeightParams
 from .formats import GROUP_SIZES, formats
 
 
 @dataclass(frozen=True)
-class AwqParams(CalibratedParams):
+class AwqParams(CalibratedWeightParams):
     """Parameters of `quantize.awq`."""
 
     group_size: int = param(
@@ -52,10 +52,10 @@ def run(context: Context[AwqParams]) -> Result:
     such a weight, so entries of experts are not scaled, their exits are.
     Raises DataError for a calibration text that cannot be used, StageError for inputs that are not finite.
     """
+    from ..model.calibration.calibrate import calibrate
+    from ..model.calibration.fallbacks import count_fallbacks, describe_fallbacks
     from ..model.checkpoint import Checkpoint
     from .awq_visitor import AwqVisitor
-    from .calibrated import calibrate
-    from .fallbacks import count_fallbacks, describe_fallbacks
     from .folding import fold_in
     from .rounding import Made, chosen, write
 
@@ -64,7 +64,7 @@ def run(context: Context[AwqParams]) -> Result:
     journal = calibrate(context, source, AwqVisitor(source.architecture, specs, context.params))
     evidence = journal.evidence()
     folded, tensors, transforms = fold_in(source, journal.results(), evidence)
-    fallbacks = describe_fallbacks(evidence)
+    fallbacks = describe_fallbacks(evidence, "rounded to nearest")
     if fallbacks:
         context.note(fallbacks)
     facts = {"fallbacks": count_fallbacks(evidence), "folds": len(transforms)}

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..model.calibration.second_order import blocks_of, weighted_error
 from ..model.quantized import WeightFormat
-from .hessian import Levels, blocks_of, find_levels, groups_of, weighted_error
+from .hessian import Levels, find_levels, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from ..model.calibration.fallbacks import too_little
 from ..model.calibration.gram import gram
+from ..model.calibration.second_order import relative_error
 from ..model.fold import folds, folds_within
 from .awq_search import best_scales, restored, weigh
 from .calibrated import walked
-from .fallbacks import too_little
 from .folding import key_of
-from .gptq_solve import relative_error
 from .weights import evidence_of, parts_of
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
-from .calibrated import CalibratedParams
+from .calibrated import CalibratedWeightParams
 from .formats import GROUP_SIZES, formats
 
 
 @dataclass(frozen=True)
-class GptqParams(CalibratedParams):
+class GptqParams(CalibratedWeightParams):
     """Parameters of `quantize.gptq`."""
 
     group_size: int = param(
@@ -64,9 +64,9 @@ def run(context: Context[GptqParams]) -> Result:
 
     Raises DataError for a calibration text that cannot be used, StageError for inputs that are not finite.
     """
+    from ..model.calibration.calibrate import calibrate
+    from ..model.calibration.fallbacks import count_fallbacks, describe_fallbacks
     from ..model.checkpoint import Checkpoint
-    from .calibrated import calibrate
-    from .fallbacks import count_fallbacks, describe_fallbacks
     from .gptq_visitor import GptqVisitor
     from .rounding import Made, chosen, write
 
@@ -75,7 +75,7 @@ def run(context: Context[GptqParams]) -> Result:
     visitor = GptqVisitor(source.architecture, specs, context.params)
     journal = calibrate(context, source, visitor)
     evidence = journal.evidence()
-    fallbacks = describe_fallbacks(evidence)
+    fallbacks = describe_fallbacks(evidence, "rounded to nearest")
     if fallbacks:
         context.note(fallbacks)
     made = Made(journal.results(), evidence, facts={"fallbacks": count_fallbacks(evidence)})

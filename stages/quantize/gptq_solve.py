@@ -5,69 +5,10 @@ Everything is float32 in torch on the processor or a device; weights are [rows, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 
-from ...artifacts.errors import StageError
-from .hessian import Levels, blocks_of, weighted_error
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-# Columns whose updates are gathered before the rest of the matrix is touched (section 3.3, "lazy batches").
-LAZY = 128
-# How often damping may grow tenfold when a Hessian is singular in spite of it.
-TRIES = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Factor:
-    """What the walk over columns needs of a Hessian.
-
-    upper: U of the Cholesky factorization H⁻¹ = UᵀU, in the order of ``order``.  damp: the share of the mean
-    diagonal that was added to make it definite.  condition: (max / min of the diagonal of the Cholesky factor
-    of H)², a lower bound of the condition number.  dead: features that were zero for every token.
-    """
-
-    upper: torch.Tensor
-    order: torch.Tensor
-    damp: float
-    condition: float
-    dead: int
-
-
-def factorize(hessian: torch.Tensor, damp: float, *, desc_act: bool) -> Factor:
-    """Damps and factorizes XXᵀ [in, in].
-
-    damp: share of the mean diagonal that is added; grows tenfold, up to four times, until it suffices.
-    desc_act: columns with the largest diagonal first. Raises StageError when no damping helps.
-    """
-    diagonal = hessian.diagonal()
-    dead = diagonal <= 0
-    order = torch.arange(len(hessian), device=hessian.device)
-    if desc_act:
-        order = torch.argsort(diagonal, descending=True, stable=True)
-    ordered = hessian[order][:, order]
-    # A feature that never acts leaves its weights free; 1 keeps them out of the others' way.
-    ordered.diagonal()[dead[order]] = 1.0
-    mean = float(diagonal[~dead].mean()) if not bool(dead.all()) else 1.0
-    for _ in range(TRIES + 1):
-        damped = ordered.clone()
-        damped.diagonal().add_(damp * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not failed and bool(torch.isfinite(upper).all()):
-            spread = lower.diagonal()
-            condition = float((spread.max() / spread.min()) ** 2)
-            return Factor(upper, order, damp, condition, int(dead.sum()))
-        damp = max(10 * damp, 1e-4)
-    raise StageError(
-        f"the Hessian of {len(hessian)} features is singular, damped by {damp:.0%} of its mean diagonal too",
-        fix="give more or other calibration text",
-    )
+from ..model.calibration.second_order import LAZY, Factor, blocks_of
+from .hessian import Levels
 
 
 def round_columns(weight: torch.Tensor, levels: Levels, factor: Factor) -> torch.Tensor:
@@ -149,15 +90,3 @@ def refit_scales(
 def _cost(scales: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """sᵀAs − 2bᵀs of every row."""
     return ((left @ scales[:, :, None])[:, :, 0] * scales).sum(1) - 2 * (right * scales).sum(1)
-
-
-def relative_error(weight: torch.Tensor, found: torch.Tensor, hessian: torch.Tensor) -> float:
-    """‖(W − Ŵ)X‖ / ‖WX‖, zero where WX is."""
-    whole = float(weighted_error(weight, hessian).sum())
-    lost = float(weighted_error(weight - found, hessian).sum())
-    return (max(lost, 0.0) / whole) ** 0.5 if whole > 0 else 0.0
-
-
-def stack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Weights that read one input, rows below one another, for one walk over their columns."""
-    return weights[0] if len(weights) == 1 else torch.cat(list(weights))

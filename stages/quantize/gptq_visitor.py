@@ -6,11 +6,12 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from ..model.calibration.fallbacks import too_little
 from ..model.calibration.gram import cross, gram
+from ..model.calibration.second_order import factorize, relative_error, stack, weighted_error
 from .calibrated import walked
-from .fallbacks import too_little
-from .gptq_solve import corrected, factorize, refit_scales, relative_error, round_columns, stack
-from .hessian import find_levels, weighted_error
+from .gptq_solve import corrected, refit_scales, round_columns
+from .hessian import find_levels
 from .weights import evidence_of, parts_of
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
-"""Scales and errors of a weight as its inputs weigh them: pure functions of weights and Hessians, in torch.
+"""Scales of a weight as its inputs weigh them: pure functions of weights and Hessians, in torch.
 
-The Hessian of ‖(W − Ŵ) X‖² with respect to a row of Ŵ is H = XXᵀ (times two), the same for every row (Frantar
-et al. 2022, GPTQ, arXiv:2210.17323, section 3). All matrices are float32; weights are [rows, in], H [in, in].
+All matrices are float32; weights are [rows, in], Hessians [in, in] as in `calibration/second_order.py`.
 """
 
 from __future__ import annotations
@@ -11,17 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ..model.calibration.second_order import blocks_of
 from .grid import CANDIDATES, LOWEST_CLIP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..model.quantized import WeightFormat
 
 Search = Literal["minmax", "mse", "hessian"]
-
-# Rows are worked on in blocks of this many, always: a product over more rows may sum in another order.
-ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +49,6 @@ def groups_of(width: int, group_size: int) -> list[slice]:
     """The input features of each group; the last may be short, and size 0 is one group."""
     size = group_size or width
     return [slice(start, min(start + size, width)) for start in range(0, width, size)]
-
-
-def blocks_of(rows: int) -> Iterator[slice]:
-    """All rows, a block at a time."""
-    return (slice(start, min(start + ROWS, rows)) for start in range(0, rows, ROWS))
 
 
 def find_levels(
@@ -96,11 +86,6 @@ def affine(low: torch.Tensor, high: torch.Tensor, form: WeightFormat) -> tuple[t
     scales = (high - low) / (2**form.bits - 1)
     scales = torch.where(scales < tiny, torch.ones_like(scales), scales)
     return scales, (-low / scales).round().clamp(0, 2**form.bits - 1)
-
-
-def weighted_error(error: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """eᵀHe of every row of ``error``: [rows]."""
-    return torch.cat([((error[part] @ hessian) * error[part]).sum(1) for part in blocks_of(len(error))])
 
 
 def _span(values: torch.Tensor, sym: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -197,9 +197,9 @@ def run(context: Context[MixedParams]) -> Result:
     Raises DataError for a calibration text that cannot be used, RecipeError for a target out of reach, and
     StageError for inputs that are not finite.
     """
+    from ..model.calibration.calibrate import calibrate
+    from ..model.calibration.fallbacks import count_fallbacks, describe_fallbacks
     from ..model.checkpoint import Checkpoint
-    from .calibrated import calibrate
-    from .fallbacks import count_fallbacks, describe_fallbacks
     from .gptq_visitor import GptqVisitor
     from .rounding import Made, chosen, write
     from .sensitivity import measure
@@ -217,7 +217,7 @@ def run(context: Context[MixedParams]) -> Result:
     evidence: dict[str, Any] = journal.evidence()
     fallbacks = count_fallbacks(evidence)
     if fallbacks:
-        context.note(describe_fallbacks(evidence))
+        context.note(describe_fallbacks(evidence, "rounded to nearest"))
     if unknown := [name for name, known in costs.items() if not known]:
         context.note(
             f"{len(unknown)} weights have the average width, since too few tokens of the calibration text "

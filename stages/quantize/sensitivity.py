@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.digest import digest_json
+from ..model.calibration.calibrate import calibrate, calibration_text, choose_device, shelf_of
+from ..model.calibration.fallbacks import too_little
 from ..model.calibration.fisher import Fisher
 from ..model.calibration.gram import gram
 from ..model.calibration.journal import Journal
-from .calibrated import calibrate, calibration_text, choose_device, shelf_of
-from .fallbacks import too_little
-from .gptq_solve import factorize, refit_scales, round_columns
-from .hessian import find_levels, weighted_error
+from ..model.calibration.second_order import factorize, weighted_error
+from .gptq_solve import refit_scales, round_columns
+from .hessian import find_levels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -91,9 +91,9 @@ def _smoothed(
 
     Scales that lose more than none, on a sample of the text, are left out.
     """
+    from ..model.calibration.calibrate import calibrate
     from ..model.fold import factors
     from ..model.folded import FoldedTensors
-    from .calibrated import calibrate
     from .smooth_visitor import ChannelVisitor, smoothed
 
     model = source.architecture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....artifacts.errors import RecipeError
 from ....artifacts.schema import param
-from ..calibrated import TextParams
+from ..calibrated import TextWeightParams
 from ..formats import GROUP_SIZES, choose
 from .interpreter import Library, requirements, versions
 
@@ -25,7 +25,7 @@ MADE = "made.safetensors"
 
 
 @dataclass(frozen=True)
-class ForeignParams(TextParams):
+class ForeignParams(TextWeightParams):
     """Parameters that all of these stages have; output head and embedding are rounded by Ingot."""
 
     python: str = param(
@@ -101,9 +101,9 @@ def quantize(context: Context[Any], library: Library, algorithm: str) -> Result:
     asked, RecipeError as :func:`formats` does, DataError for a calibration text that cannot be used.
     """
     from ....artifacts.tensors import TensorSource
+    from ...model.calibration.calibrate import choose_device, choose_dtype
     from ...model.calibration.samples import take
     from ...model.checkpoint import Checkpoint
-    from ..calibrated import choose_device, choose_dtype
     from ..rounding import Made, write
     from .child import ask
     from .harvest import Harvest

@@ -27,7 +27,8 @@ def levels_of(weight: np.ndarray, form: WeightFormat, search: str = "minmax", he
 
 def gptq(weight: np.ndarray, hessian: np.ndarray, levels, damp: float, *, desc_act: bool) -> np.ndarray:
     import torch
-    from ingot.stages.quantize.gptq_solve import factorize, round_columns
+    from ingot.stages.model.calibration.second_order import factorize
+    from ingot.stages.quantize.gptq_solve import round_columns
 
     factor = factorize(torch.from_numpy(hessian.astype(np.float32)), damp, desc_act=desc_act)
     return round_columns(torch.from_numpy(weight), levels, factor).numpy()
@@ -59,7 +60,8 @@ def test_a_row_of_two_weights_worked_by_hand() -> None:
     # becomes 0; its error 0.4 moves the second by −0.4 / (2/3) · (−1/3) = +0.2, from 0.4 to 0.6, which
     # becomes 1. Plain rounding gives 0 and 0, whose error eᵀHe = 0.96 exceeds that of 0 and 1, 0.56.
     import torch
-    from ingot.stages.quantize.hessian import Levels, weighted_error
+    from ingot.stages.model.calibration.second_order import weighted_error
+    from ingot.stages.quantize.hessian import Levels
 
     weight, hessian = np.float32([[0.4, 0.4]]), np.float32([[2, 1], [1, 2]])
     levels = Levels(torch.ones(1, 1), torch.full((1, 1), 2.0), torch.zeros(2, dtype=torch.int64), 2)
@@ -108,7 +110,7 @@ def test_it_is_optimal_brain_surgeon_in_double_precision(width: int, desc_act: b
 def test_moved_weights_agree_with_double_precision_to_1e_5() -> None:
     """With one level a weight, nothing is ever between two: all that is compared is what moves."""
     import torch
-    from ingot.stages.quantize.gptq_solve import factorize
+    from ingot.stages.model.calibration.second_order import factorize
 
     width = 96
     seen = inputs(width, 400)
@@ -133,7 +135,7 @@ def test_it_never_loses_much_to_plain_rounding_and_mostly_wins(
     bits: int, group_size: int, sym: bool, seed: int
 ) -> None:
     import torch
-    from ingot.stages.quantize.hessian import weighted_error
+    from ingot.stages.model.calibration.second_order import weighted_error
 
     width = 64
     weight = np.random.default_rng(seed).standard_normal((32, width)).astype(np.float32)
@@ -223,7 +225,7 @@ def test_inputs_that_are_always_zero_leave_their_weights_rounded_to_nearest() ->
 
 def test_a_singular_hessian_is_damped_more_and_says_so() -> None:
     import torch
-    from ingot.stages.quantize.gptq_solve import factorize
+    from ingot.stages.model.calibration.second_order import factorize
 
     one = torch.ones(40, 40)
     assert factorize(one, 0.01, desc_act=False).damp == 0.01
