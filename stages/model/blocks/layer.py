@@ -40,6 +40,16 @@ Run = Generator[Seen, None, torch.Tensor]
 Shown = Generator[Seen, None, torch.Tensor]
 
 
+def finish(run: Run) -> torch.Tensor:
+    """Takes a coroutine to its end without looking at anything; what it gives."""
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            result: torch.Tensor = end.value
+            return result
+
+
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """Runs the layers of one half of a network.

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from ....artifacts.tensors import TensorSource
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
     from ..families import Linear
+
+
+class Readable(Protocol):
+    """Where tensors come from: the files of a checkpoint, or whatever gives as much."""
+
+    def float32(self, name: str, rows: slice | None = None) -> npt.NDArray[np.float32]:
+        """The tensor, or those rows of it, as an array of its own."""
+
+    def release(self, name: str) -> None:
+        """Lets go of what reading it brought in."""
 
 
 class BlockTensors:
@@ -18,7 +31,7 @@ class BlockTensors:
     Matrices can be replaced, as quantizers do, by what the rest of the network is to compute with.
     """
 
-    def __init__(self, source: TensorSource, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, source: Readable, device: torch.device, dtype: torch.dtype) -> None:
         self._source = source
         self.device = device
         self.dtype = dtype
@@ -41,6 +54,11 @@ class BlockTensors:
         if linear.name not in self._held:
             self._held[linear.name] = self.original(linear).to(self.device, self.dtype)
         return self._held[linear.name]
+
+    def bring(self, linears: Iterable[Linear]) -> None:
+        """Brings matrices in before threads ask for them, each of which would read them for itself."""
+        for linear in linears:
+            self.matrix(linear)
 
     def original(self, linear: Linear) -> torch.Tensor:
         """The checkpoint's own weight, float32 [out, in], on the processor."""

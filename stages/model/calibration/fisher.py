@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as functional
 
 from ....artifacts.tensors import TensorSource
+from ..blocks.layer import finish
 from ..blocks.network import Batch, State, Step, advance, steps
 from ..blocks.tensors import BlockTensors
 from ..families import Architecture
@@ -28,7 +29,6 @@ from .shelf import Shelf
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..blocks.layer import Run
     from ..families import Linear
 
     Report = Callable[[int, int, str], None]
@@ -108,12 +108,12 @@ class Fisher:
             if number + 1 == len(todo):
                 break
             tensors = BlockTensors(self.source, self.device, torch.float32)
-            _prepare(tensors, step)
+            tensors.bring(step.linears)
 
             def on(pair: tuple[Batch, State], step: Step = step, tensors: BlockTensors = tensors) -> State:
                 batch, state = pair
                 with torch.no_grad():
-                    given = _finish(step.run(tensors, self.shelf.keep, batch, state))
+                    given = finish(step.run(tensors, self.shelf.keep, batch, state))
                 return advance(step, state.memory, given)
 
             states = list(pool.map(on, zip(self.batches, states, strict=True)))
@@ -130,7 +130,7 @@ class Fisher:
         pool: ThreadPoolExecutor,
     ) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
         tensors = BlockTensors(self.source, self.device, torch.float32)
-        _prepare(tensors, step)
+        tensors.bring(step.linears)
 
         def on(number: int) -> tuple[torch.Tensor | None, torch.Tensor | None, Squares]:
             return self._back(step, tensors, number, states[number], gradients[number], memory[number])
@@ -159,7 +159,7 @@ class Fisher:
             run = step.run(
                 _Watched(tensors, outputs), lambda tensor: tensor, self.batches[number], State(hidden, held)
             )
-            given = _finish(run)
+            given = finish(run)
             if gradient is None and not step.is_memory:
                 _end(given, self.model, self.seed + number)
             elif given.requires_grad:
@@ -174,12 +174,6 @@ class Fisher:
         return hidden.grad, memory, squares
 
 
-def _prepare(tensors: BlockTensors, step: Step) -> None:
-    """Brings a step's matrices in before threads ask for them."""
-    for linear in step.linears:
-        tensors.matrix(linear)
-
-
 def _end(given: torch.Tensor, model: Architecture, seed: int) -> None:
     """Starts the way back at a network's output [batch, length, width]."""
     generator = torch.Generator().manual_seed(seed)
@@ -190,16 +184,6 @@ def _end(given: torch.Tensor, model: Architecture, seed: int) -> None:
     shares = flat.detach().softmax(-1).cpu()
     drawn = torch.multinomial(shares, 1, generator=generator)[:, 0].to(given.device)
     torch.autograd.backward(functional.cross_entropy(flat, drawn, reduction="sum"))
-
-
-def _finish(run: Run) -> torch.Tensor:
-    """Takes a coroutine to its end."""
-    while True:
-        try:
-            next(run)
-        except StopIteration as end:
-            result: torch.Tensor = end.value
-            return result
 
 
 def _quiet() -> None:
