@@ -54,6 +54,7 @@ BUILTIN: Mapping[str, str] = {
     "merge.ram": "ingot.stages.merge.methods.ram",
     "merge.ramplus_tl": "ingot.stages.merge.methods.ramplus_tl",
     "merge.sce": "ingot.stages.merge.methods.sce",
+    "merge.search": "ingot.stages.merge.search",
     "merge.ties": "ingot.stages.merge.methods.ties",
     "load.quantized": "ingot.stages.load.quantized",
     "quantize.rtn": "ingot.stages.quantize.rtn",

@@ -154,6 +154,17 @@ def lora(_params: Any, work: Work) -> Estimate:
     )
 
 
+def merge_search(params: Any, work: Work) -> Estimate:
+    """`merge.search`: every trial makes the whole merge and takes its texts through it."""
+    merged = merge(params, work)
+    windows = params.trials * params.samples + (params.finalists + 4) * params.final_samples
+    tokens = windows * params.window * len(params.selection)
+    trials = params.trials + params.finalists + 4
+    seconds = trials * (5e-9 * work.parameters + 0.1) + 1.2e-10 * work.parameters * tokens
+    memory_bytes = TORCH_BYTES + FLOAT32 * work.parameters // 4
+    return replace(merged, cpu_seconds=merged.cpu_seconds + seconds, memory_bytes=memory_bytes)
+
+
 def foreign(params: Any, work: Work) -> Estimate:
     """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
     seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
@@ -236,6 +247,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "fuse.lora": lora,
     "fuse.rotate": rotate,
     **{name: merge for name in BUILTIN if name.partition(".")[0] == "merge"},
+    "merge.search": merge_search,
     "load.quantized": load_quantized,
     "dequantize": dequantize,
     "quantize.rtn": rounding,

@@ -28,9 +28,7 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
     titles: input → what messages call it.  Raises InputError for models that do not fit one another, before
     anything is written.
     """
-    checkpoints = {name: Checkpoint.open(context.inputs[name].path) for name in recipe.inputs()}
-    named = {name: f"{name} ({titles[name]})" if name in titles else name for name in checkpoints}
-    models = open_models(checkpoints, named, recipe.donor)
+    models = opened(context, recipe, titles)
     donor = models[recipe.donor]
     plan = resolve(recipe, method, models, stored)
     config = output_config(donor, models, plan)
@@ -59,6 +57,13 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
     }
     moved = {"read_bytes": plan.read_bytes, "written_bytes": plan.written_bytes}
     return Result(facts, {**observed, **moved})
+
+
+def opened(context: Context[Any], recipe: Recipe, titles: Mapping[str, str]) -> dict[str, Model]:
+    """The models of a merge by input; errors as in :func:`open_models`."""
+    checkpoints = {name: Checkpoint.open(context.inputs[name].path) for name in recipe.inputs()}
+    named = {name: f"{name} ({titles[name]})" if name in titles else name for name in checkpoints}
+    return open_models(checkpoints, named, recipe.donor)
 
 
 def stored(model: Model, tensor: str) -> Operand:

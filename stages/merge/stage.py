@@ -83,14 +83,10 @@ def merge_stage(method: Method, module: str) -> Stage[Any]:
     """The stage `merge.NAME` of a method. module: where that is defined, so that the key holds its source."""
 
     def expand(values: Mapping[str, object], directory: Path, before: str) -> Expansion:
-        inputs = Inputs(directory)
-        recipe = read_short(values, method, inputs, before)
-        changed = renamed(values, inputs)
-        if recipe.base is not None:
-            changed["base"] = recipe.base
+        found = expand_short(values, method, directory, before)
         # A parameter has one place, since defaults are filled in there.
-        changed |= {**dict(values.get("parameters") or {}), "parameters": None}  # type: ignore[call-overload]
-        return Expansion({**values, **changed, "titles": inputs.written()}, inputs.sources)
+        flat = {**dict(values.get("parameters") or {}), "parameters": None}  # type: ignore[call-overload]
+        return Expansion({**found.values, **flat}, found.sources)
 
     def run(context: Context[Any]) -> Result:
         values = {
@@ -115,6 +111,20 @@ def merge_stage(method: Method, module: str) -> Stage[Any]:
         many=INPUTS,
         expand=expand,
     )(run)
+
+
+def expand_short(values: Mapping[str, object], method: Method, directory: Path, before: str) -> Expansion:
+    """The values of a short form with inputs in place of models.
+
+    before: the node before, which is the base where the method needs one and none is named. Raises
+    RecipeError as :func:`ingot.stages.merge.config.read_short` does.
+    """
+    inputs = Inputs(directory)
+    recipe = read_short(values, method, inputs, before)
+    changed = renamed(values, inputs)
+    if recipe.base is not None:
+        changed["base"] = recipe.base
+    return Expansion({**values, **changed, "titles": inputs.written()}, inputs.sources)
 
 
 def _expand_file(values: Mapping[str, object], directory: Path, _before: str) -> Expansion:

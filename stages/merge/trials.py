@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     # Points, each asked for with the trial of the one before.
-    Proposals = Generator["Point", "Trial | None", None]
+    Proposals = Generator["Point", "Trial", None]
     # A point and how many windows of each text → the mean loss of each text, in nats a token.
     Measure = Callable[["Point", int], tuple[float, ...]]
     Report = Callable[[int, int, str], None]
@@ -82,13 +82,13 @@ def search(
     first = [tried(point, budget.windows) for point in anchors]
     ask = _along_a_line if len(bounds) == 1 else _by_evolution
     proposals = ask(bounds, min(first, key=lambda trial: trial.score), seed)
-    trial: Trial | None = None
-    for _ in range(budget.trials - len(first)):
+    point = next(proposals, None)
+    while point is not None and len(done) < budget.trials:
+        trial = tried(point, budget.windows)
         try:
             point = proposals.send(trial)
         except StopIteration:
             break
-        trial = tried(point, budget.windows)
     ranked = sorted(done, key=lambda trial: trial.score)[: budget.finalists]
     finalists = dict.fromkeys((*(trial.point for trial in ranked), *anchors))
     if budget.final_windows > budget.windows:

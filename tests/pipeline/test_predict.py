@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,9 +166,10 @@ def test_every_built_in_stage_states_an_estimate_that_grows_with_the_model(name:
     stage = base.get(name)
     assert name in estimates.TABLE or stage.estimate is not None
     values = {
-        field: "x" for field, kept in stage.params.__dataclass_fields__.items()
-        if field in ("model", "adapter", "adapters", "evaluation", "calibration") and kept.default is not None
-    }  # fmt: skip
+        field: ("x",) if schema.takes_many(stage.params, field) else "x"
+        for field, kept in schema.fields(stage.params).items()
+        if kept.default is MISSING
+    }
     inputs = {each: (kinds[0], 1_000_000) for each, kinds in stage.inputs.items()}
     large = {each: (kind, 1000 * size) for each, (kind, size) in inputs.items()}
     few = estimates.estimate(stage, stage.params(**values), Work(10**6, 10**6, 1000, inputs, 2))

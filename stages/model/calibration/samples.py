@@ -40,19 +40,22 @@ class Samples:
     digest: str
 
 
-def take(path: Path, directory: Path, model: Architecture, window: int, most: int) -> Samples:
+def take(
+    path: Path, directory: Path, model: Architecture, window: int, most: int, kind: str = "calibration"
+) -> Samples:
     """``most`` windows of ``window`` tokens, spread evenly over the text.
 
-    directory: of the tokenizer.  window: fewer tokens where the context is shorter.  Windows that end early,
+    directory: of the tokenizer.  window: fewer tokens where the context is shorter.  kind: what the text is
+    for, in messages.  Windows that end early,
     with their document, are taken only where whole ones do not suffice. Raises DataError for a text that
     fills no window and for tokens outside the vocabulary.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"the calibration text cannot be read: {error.strerror}", where=str(path)) from None
+        raise DataError(f"the {kind} text cannot be read: {error.strerror}", where=str(path)) from None
     if model.task == "seq2seq-lm":
-        return _of_pairs(_pairs(data, path, directory, model, window), model, most)
+        return _of_pairs(_pairs(data, path, directory, model, window, kind), model, most)
     tokenizer, width = load_tokenizer(directory), min(window, model.context)
     if model.task == "encoder":
         found = wrapped_windows(tokenizer, parse_documents(data, str(path)), width)
@@ -60,7 +63,7 @@ def take(path: Path, directory: Path, model: Architecture, window: int, most: in
         found = windows(_ids(tokenizer, data, path, directory), width)
     check_vocabulary(found, model.vocabulary)
     if found.tokens < width:
-        raise _too_short(found.tokens, width, path)
+        raise _too_short(found.tokens, width, path, kind)
     chosen = _chosen(found.lengths, most)
     return _samples([Batch(ids) for ids in _batches(found, chosen)], len(chosen))
 
@@ -84,7 +87,7 @@ def _ids(tokenizer: Tokenizer, data: bytes, path: Path, directory: Path) -> list
     return documents
 
 
-def _pairs(data: bytes, path: Path, directory: Path, model: Architecture, window: int) -> Pairs:
+def _pairs(data: bytes, path: Path, directory: Path, model: Architecture, window: int, kind: str) -> Pairs:
     tokenizer, start = load_tokenizer(directory), model.decoder_start or 0
     context = min(model.context, model.encoder.context if model.encoder else model.context)
     if lines := parse_pairs(data, str(path)):
@@ -92,7 +95,7 @@ def _pairs(data: bytes, path: Path, directory: Path, model: Architecture, window
     found = of_text(tokenizer, parse_documents(data, str(path)), start, window, context)
     tokens = found.sources.tokens + found.targets.tokens
     if tokens < found.width:
-        raise _too_short(tokens, found.width, path)
+        raise _too_short(tokens, found.width, path, kind)
     return found
 
 
@@ -141,9 +144,9 @@ def _samples(batches: list[Batch], count: int) -> Samples:
     return Samples(tuple(batches), count, tokens, digest_bytes(b"".join(parts)))
 
 
-def _too_short(tokens: int, width: int, path: Path) -> DataError:
+def _too_short(tokens: int, width: int, path: Path, kind: str) -> DataError:
     return DataError(
-        f"the calibration text has {tokens} tokens, fewer than one window of {width}",
+        f"the {kind} text has {tokens} tokens, fewer than one window of {width}",
         where=str(path),
         fix="give a longer text; statistics want a hundred windows",
     )
