@@ -81,6 +81,27 @@ class _Part:
     tensor: str
 
 
+@dataclass(frozen=True)
+class _Span:
+    """The layers [start, stop) of a model that a slice takes."""
+
+    member: Member
+    model: Model
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+    def places(self, stack: str, offset: int) -> tuple[str, ...]:
+        return self.model.layout.stacks[stack].layers[self.start + offset]
+
+    def part(self, stack: str, offset: int, place: str) -> _Part:
+        tensor = self.model.layout.stacks[stack].tensor(self.start + offset, place)
+        return _Part(self.member, self.model, tensor)
+
+
 class _Resolver:
     def __init__(self, recipe: Recipe, method: Method, models: Mapping[str, Model], opener: Opener) -> None:
         self.recipe = recipe
@@ -117,11 +138,11 @@ class _Resolver:
                 fix = f"write modules: with slices for each of {', '.join(sorted(stacks))}"
                 raise self.donor.refuse(f"has {len(stacks)} stacks of layers, and the recipe one", fix)
             return dict.fromkeys(stacks, module)
-        for name in sorted({*written, *stacks}):
-            if name not in stacks or name not in written:
-                what = "does not have" if name not in stacks else "has, but the recipe does not name,"
-                fix = f"name exactly these modules: {', '.join(sorted(stacks))}"
-                raise self.donor.refuse(f"{what} a stack of layers {name!r}", fix)
+        fix = f"name exactly these modules: {', '.join(sorted(stacks))}"
+        if strange := sorted(set(written) - set(stacks)):
+            raise self.donor.refuse(f"does not have a stack of layers {strange[0]!r}", fix)
+        if left := sorted(set(stacks) - set(written)):
+            raise self.donor.refuse(f"has a stack of layers {left[0]!r}, which the recipe leaves out", fix)
         return dict(written)
 
     def _owner(self, name: str) -> Module:
@@ -140,79 +161,53 @@ class _Resolver:
         sources: list[tuple[str, int]] = []
         for number, each in enumerate(module.slices):
             base = self._base(each)
-            spans = {
-                member.model: self._span(member.model, member.layers, name, number) for member in each.members
-            }
-            if base is not None and base.name not in spans:
-                if each.members[0].layers:
-                    fix = f"list {base.title} among the slice's sources, with its layer_range"
-                    raise base.refuse(
-                        f"is the base, but slice {number} does not say which of its layers", fix
-                    )
-                spans[base.name] = self._span(base.name, None, name, number)
-            self._check_counts(spans)
-            first = self.models[(base or self.models[each.members[0].model]).name]
-            start, stop = spans[first.name]
-            for layer in range(start, stop):
-                offset = layer - start
-                t = offset / (stop - start - 1) if stop - start > 1 else 1.0
-                places = first.layout.stacks[name].layers[layer]
-                self._check_places(spans, offset, name, places, first)
-                index = len(sources)
-                sources.append((first.name, layer))
+            below = None if base is None else self._below(each, base, name, number)
+            spans = [self._span(member, name, number) for member in each.members]
+            first = spans[0] if below is None else below
+            self._check_counts([*([below] if below else []), *spans])
+            for offset in range(first.count):
+                t = offset / (first.count - 1) if first.count > 1 else 1.0
+                places = first.places(name, offset)
+                self._check_places(spans, first, name, offset)
+                output = len(sources)
+                sources.append((first.model.name, first.start + offset))
                 for place in places:
-                    parts = [
-                        self._part(member, name, self._start(member, name, number) + offset, place)
-                        for member in each.members
-                    ]
-                    below = None
-                    if base is not None:
-                        below = self._part(_of(each, base), name, spans[base.name][0] + offset, place)
-                    yield self._task(stack.tensor(index, place), parts, below, module, each, t)
+                    parts = [span.part(name, offset, place) for span in spans]
+                    base_part = below.part(name, offset, place) if below else None
+                    yield self._task(stack.tensor(output, place), parts, base_part, module, each, t)
         self.layers[name] = tuple(sources)
 
-    def _check_places(
-        self,
-        spans: Mapping[str, tuple[int, int]],
-        offset: int,
-        stack: str,
-        places: Sequence[str],
-        first: Model,
-    ) -> None:
-        """Raises InputError for a tensor of a layer that the model it is named after lacks."""
-        for name, (start, _) in spans.items():
-            found = self.models[name].layout.stacks[stack]
-            if extra := set(found.layers[start + offset]) - set(places):
-                tensor = found.tensor(start + offset, min(extra))
-                raise self.models[name].refuse(f"has {tensor}, which {first.title} lacks", SIBLINGS)
+    def _below(self, slice_: Slice, base: Model, stack: str, number: int) -> _Span:
+        """The layers of the base; a slice that has ranges must give its too."""
+        member = _of(slice_, base)
+        if slice_.members[0].layers and not member.layers:
+            fix = f"list {base.title} among the slice's sources, with its layer_range"
+            raise base.refuse(f"is the base, but slice {number} does not say which of its layers", fix)
+        return self._span(member, stack, number)
 
-    def _start(self, member: Member, stack: str, number: int) -> int:
-        return self._span(member.model, member.layers, stack, number)[0]
-
-    def _part(self, member: Member, stack: str, layer: int, place: str) -> _Part:
-        model = self.models[member.model]
-        return _Part(member, model, model.layout.stacks[stack].tensor(layer, place))
-
-    def _span(self, model: str, layers: tuple[int, int] | None, stack: str, number: int) -> tuple[int, int]:
+    def _span(self, member: Member, stack: str, number: int) -> _Span:
         """The layers of a model that a slice takes."""
-        each = self.models[model]
-        if stack not in each.layout.stacks:
-            raise each.refuse(f"lacks the stack of layers {stack!r} that {self.donor.title} has", SIBLINGS)
-        count = len(each.layout.stacks[stack].layers)
+        model, layers = self.models[member.model], member.layers
+        if stack not in model.layout.stacks:
+            raise model.refuse(f"lacks the stack of layers {stack!r} that {self.donor.title} has", SIBLINGS)
+        count = len(model.layout.stacks[stack].layers)
         if layers is not None and layers[1] > count:
             fix = f"layer_range ends at {count} at most"
-            raise each.refuse(f"has {count} layers, so slice {number} cannot take {list(layers)} of it", fix)
-        return layers or (0, count)
+            raise model.refuse(f"has {count} layers, so slice {number} cannot take {list(layers)} of it", fix)
+        return _Span(member, model, *(layers or (0, count)))
 
-    def _check_counts(self, spans: Mapping[str, tuple[int, int]]) -> None:
-        first, *others = spans
-        count = spans[first][1] - spans[first][0]
-        for name in others:
-            other = spans[name][1] - spans[name][0]
-            if other != count:
-                each, one = self.models[name], self.models[first]
-                fix = "write slices, with a layer_range for each source"
-                raise each.refuse(f"has {other} layers, but {one.title} has {count}", fix)
+    def _check_counts(self, spans: Sequence[_Span]) -> None:
+        for span in spans[1:]:
+            if span.count != spans[0].count:
+                what = f"has {span.count} layers, but {spans[0].model.title} has {spans[0].count}"
+                raise span.model.refuse(what, "write slices, with a layer_range for each source")
+
+    def _check_places(self, spans: Sequence[_Span], first: _Span, stack: str, offset: int) -> None:
+        """Raises InputError for a tensor of a layer that the model it is named after lacks."""
+        for span in spans:
+            if extra := set(span.places(stack, offset)) - set(first.places(stack, offset)):
+                tensor = span.part(stack, offset, min(extra)).tensor
+                raise span.model.refuse(f"has {tensor}, which {first.model.title} lacks", SIBLINGS)
 
     def _base(self, slice_: Slice) -> Model | None:
         name = slice_.base or self.recipe.base

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 INPUTS = {"model": ("checkpoint",)}
 # What a value may be beside one number: a list over the layers, or one for each filter.
 Spread = float | tuple[object, ...] | Mapping[str, object] | None
+Count = int | tuple[object, ...] | Mapping[str, object] | None
 Switch = bool | tuple[object, ...] | Mapping[str, object] | None
 
 
@@ -212,7 +213,7 @@ def _params(method: Method) -> type[Any]:
 def _field(each: Parameter) -> tuple[str, Any, Any]:
     # `lambda` is a word of Python's.
     name = f"{each.name}_" if each.name == "lambda" else each.name
-    hint = Switch if each.kind is bool else Spread
+    hint = {bool: Switch, int: Count}.get(each.kind, Spread)
     whose = "" if each.scope == "shared" else "; of one model where it is written beside it"
     default = None if each.default is REQUIRED else each.default
     field = param(

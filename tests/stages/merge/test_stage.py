@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from ingot.artifacts.errors import InputError
 from ingot.stages import base
 from safetensors.numpy import load_file
 
@@ -52,3 +53,74 @@ def test_a_linear_merge_is_the_weighted_mean_of_every_tensor(family: str, merged
         assert np.abs(value - expected).max() < 1e-6, name
     assert json.loads((made.path / "config.json").read_text())["model_type"] == family.partition("-")[0]
     assert (made.path / "tokenizer.json").read_bytes() == (a / "tokenizer.json").read_bytes()
+
+
+def test_stacked_layers_are_a_network_that_transformers_loads(
+    merged: Any, sibling: Any, tmp_path: Path
+) -> None:
+    import torch
+    import transformers
+
+    a, b = sibling("llama", "a"), sibling("llama", "b")
+    (tmp_path / "stack.yaml").write_text(
+        "merge_method: linear\nparameters: {weight: 1}\ndtype: bfloat16\nslices:\n"
+        f"- sources: [{{model: {a}, layer_range: [0, 2]}}]\n"
+        f"- sources: [{{model: {b}, layer_range: [0, 1]}}]\n"
+    )
+    made = merged("merge", {"config": "stack.yaml"})
+    found = {name: value.float().numpy() for name, value in torch_weights(made.path).items()}
+    left, right = weights(a), weights(b)
+    for layer, (source, index) in enumerate([(left, 0), (left, 1), (right, 0)]):
+        name = "mlp.up_proj.weight"
+        expected = torch.from_numpy(source[f"model.layers.{index}.{name}"]).bfloat16().float().numpy()
+        assert np.array_equal(found[f"model.layers.{layer}.{name}"], expected)
+    model = transformers.AutoModelForCausalLM.from_pretrained(made.path)
+    assert model.config.num_hidden_layers == 3
+    assert model.dtype == torch.bfloat16
+    assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
+    assert (made.facts["layers"], made.facts["dtype"]) == (3, "bfloat16")
+
+
+def torch_weights(directory: Path) -> Any:
+    from safetensors.torch import load_file as load
+
+    return load(directory / "model.safetensors")
+
+
+def test_both_forms_of_a_recipe_make_the_same_file(merged: Any, sibling: Any, tmp_path: Path) -> None:
+    a, b, c = (sibling("llama", name) for name in "abc")
+    (tmp_path / "ties.yaml").write_text(
+        f"merge_method: ties\nbase_model: {c}\nmodels:\n"
+        f"- model: {a}\n  parameters: {{weight: 0.6, density: 0.5}}\n"
+        f"- model: {b}\n  parameters: {{weight: 0.4}}\nparameters: {{lambda: 0.9, int8_mask: true}}\n"
+    )
+    short = {"models": [{"model": str(a), "weight": 0.6, "density": 0.5}, {"model": str(b), "weight": 0.4}]}
+    one = merged("merge", {"config": "ties.yaml"})
+    other = merged("merge.ties", {**short, "base": str(c), "lambda": 0.9})
+    level = merged("merge.ties", {**short, "base": str(c), "parameters": {"lambda": 0.9}})
+    assert one.digest == other.digest == level.digest
+
+
+def test_sharded_inputs_of_other_dtypes_are_merged(merged: Any, tiny_checkpoint: Any, sibling: Any) -> None:
+    shards = tiny_checkpoint("llama", "bfloat16", "100KB")
+    assert len(list(shards.glob("model-*.safetensors"))) > 1
+    other = sibling("llama", "a")
+    made = merged("merge.linear", {"models": [{"model": str(other)}, {"model": str(shards)}], "weight": 1})
+    import torch
+
+    narrow = {
+        name: torch.from_numpy(value).bfloat16().float().numpy()
+        for name, value in weights(tiny_checkpoint("llama")).items()
+    }
+    # The first model's dtype is the output's; each input is widened exactly.
+    for name, value in weights(made.path).items():
+        assert value.dtype == np.float32
+        assert np.abs(value - (weights(other)[name] + narrow[name]) / 2).max() < 1e-6
+
+
+def test_nothing_is_published_for_models_that_do_not_fit(
+    merged: Any, sibling: Any, tiny_checkpoint: Any
+) -> None:
+    models = [str(sibling("llama", "a")), str(tiny_checkpoint("qwen2"))]
+    with pytest.raises(InputError, match=r"model2 \(.*\) is a Qwen2ForCausalLM, but model1"):
+        merged("merge.linear", {"models": models, "weight": 1})
