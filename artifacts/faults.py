@@ -41,7 +41,8 @@ COLLECT = ("gc.forgotten", "gc.trashed", "gc.tidied", "gc.removed")
 QUARANTINE = ("quarantine.moved", "quarantine.noted")
 JOURNAL = ("journal.created", "journal.planned", "journal.written", "journal.synced")
 DELIVERY = ("delivery.written", "delivery.set-aside", "delivery.renamed")
-LABELS = (*PUBLISH, *RECORD, *COLLECT, *QUARANTINE, *JOURNAL, *DELIVERY)
+MERGE = ("merge.written", "merge.marked", "merge.closed")
+LABELS = (*PUBLISH, *RECORD, *COLLECT, *QUARANTINE, *JOURNAL, *DELIVERY, *MERGE)
 
 WRITE, SYNC, CLOCK = "write", "fsync", "clock"
 OPERATIONS = (WRITE, SYNC, CLOCK)

@@ -20,7 +20,7 @@ from .errors import DataError
 from .files import storage, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from types import TracebackType
 
@@ -89,6 +89,8 @@ class HashingFile(io.BufferedIOBase):
     StoreError when the disk is full or read-only.
     """
 
+    _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
     def __init__(self, path: Path, on_close: Callable[[HashingFile], None] | None = None) -> None:
         super().__init__()
         self.path = path
@@ -104,7 +106,7 @@ class HashingFile(io.BufferedIOBase):
         self._filled = 0
         self._descriptor = -1
         with storage(path):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(path, self._FLAGS | os.O_CLOEXEC, 0o644)
 
     def writable(self) -> bool:
         """True: this file is for writing alone."""
@@ -227,16 +229,63 @@ class HashingFile(io.BufferedIOBase):
             raise OSError(errno.EIO, f"{arrived} bytes arrived of {self.size}")
 
     def _discard(self) -> None:
+        self._abandon()
+        self.path.unlink(missing_ok=True)
+
+    def _abandon(self) -> None:
         for helper in (self._sync, self._hash):
             with contextlib.suppress(OSError):  # the file is given up already
                 helper.finish()
         self._release()
-        self.path.unlink(missing_ok=True)
         super().close()
 
     def _release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
+
+
+class KeptFile(HashingFile):
+    """A hashing file that stays where its writer dies or fails, and that the next one goes on with.
+
+    marks: lengths, rising, and the SHA-256 of as many first bytes, as :meth:`mark` gave them. The longest
+    beginning that has one of them is kept, ``kept`` bytes; whatever is behind it is cut off.
+    """
+
+    _FLAGS = os.O_RDWR | os.O_CREAT
+
+    def __init__(self, path: Path, marks: Iterable[tuple[int, str]]) -> None:
+        super().__init__(path)
+        try:
+            with storage(path):
+                self.kept = self.size = self._synced = self._hash_kept(marks)
+                os.ftruncate(self._descriptor, self.kept)
+                os.lseek(self._descriptor, self.kept, os.SEEK_SET)
+        except BaseException:
+            self._discard()
+            raise
+
+    def mark(self) -> tuple[int, str]:
+        """How many bytes were written, all of them by now, and their SHA-256."""
+        self._write_block()
+        self._hash.wait(0)
+        return self.size, self._state.hexdigest()
+
+    def _hash_kept(self, marks: Iterable[tuple[int, str]]) -> int:
+        read, kept, state = 0, 0, self._state.copy()
+        for size, digest in marks:
+            while read < size:
+                count = os.readv(self._descriptor, [self._blocks[0][: size - read]])
+                if not count:
+                    return kept
+                state.update(self._blocks[0][:count])
+                read += count
+            if state.hexdigest() != digest:
+                return kept
+            kept, self._state = size, state.copy()
+        return kept
+
+    def _discard(self) -> None:
+        self._abandon()
 
 
 def copy_file(source: Path, target: HashingFile) -> None:

@@ -100,6 +100,27 @@ class Outbox:
         with self.create(relative) as target:
             copy_file(source, target)
 
+    def adopt(self, file: HashingFile, relative: str) -> None:
+        """Moves a file that was written elsewhere and closed into the payload, copying it to another disk.
+
+        Raises StoreError for an odd or taken name, a full disk, a read-only store.
+        """
+        path = self.payload / check_relative(relative)
+        if path.exists():
+            raise StoreError(f"the file {relative!r} is already in the outbox")
+        with storage(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file.path.rename(path)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self.copy_in(file.path, relative)
+                file.path.unlink()
+                return
+        record = FileRecord(relative, file.size, file.sha256)
+        self._written[relative] = (record, stats.signature(path.stat()))
+
     def write_json(self, relative: str, value: object) -> None:
         """Writes ``value`` as indented JSON with sorted keys; equal values give equal bytes."""
         text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)

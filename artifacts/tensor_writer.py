@@ -50,7 +50,11 @@ class SafetensorsWriter:
 
         Raises ValueError when another tensor is next, or when dtype, shape or length are not as laid out.
         """
-        expected = self._next(name)
+        if self._written == len(self.layout):
+            raise ValueError(f"{name} was not laid out, or was written before")
+        expected = self.layout[self._written]
+        if name != expected.name:
+            raise ValueError(f"{name} was written where {expected.name} is next")
         view = memoryview(data) if isinstance(data, bytes | memoryview) else data.data
         dtype = FORMATS.get(view.format.lstrip("<@="))
         is_raw = dtype == "U8" and view.ndim == 1
@@ -64,30 +68,6 @@ class SafetensorsWriter:
         if view.nbytes:
             self._stream.write(view.cast("B"))
         self._written += 1
-
-    def write_parts(self, name: str, parts: Iterable[memoryview]) -> None:
-        """The next tensor's little-endian bytes in parts; each is let go of before the next is asked for.
-
-        Raises ValueError when another tensor is next, or when the parts' lengths do not add up to its own.
-        """
-        expected = self._next(name)
-        count = 0
-        for part in parts:
-            count += part.nbytes
-            if count > expected.nbytes:
-                break
-            self._stream.write(part)
-        if count != expected.nbytes:
-            raise ValueError(f"the parts of {name} are not {expected.nbytes} bytes")
-        self._written += 1
-
-    def _next(self, name: str) -> TensorShape:
-        if self._written == len(self.layout):
-            raise ValueError(f"{name} was not laid out, or was written before")
-        expected = self.layout[self._written]
-        if name != expected.name:
-            raise ValueError(f"{name} was written where {expected.name} is next")
-        return expected
 
     def __enter__(self) -> Self:
         return self

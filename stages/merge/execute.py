@@ -8,28 +8,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
+from ...artifacts.digest import digest_json
 from ...artifacts.errors import InputError
 from ...artifacts.tensor_header import DTYPE_BITS
-from ...artifacts.tensors import SafetensorsWriter
-from ..model.checkpoint import WEIGHTS_FILE
-from .blocks import BLOCK_ELEMENTS, Blocks, Workers, single_threaded
-from .operands import DTYPES, StoredOperand
+from ..model import shards
+from ..model.checkpoint import INDEX_FILE
+from .blocks import BLOCK_ELEMENTS, Blocks, Workers
+from .draft import Draft
+from .making import make
+from .operands import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ...artifacts.outbox import Outbox
     from ..base import Progress
-    from .method import Kernel, Method
+    from .method import Method
     from .task import Operand, TensorTask
-
-    # Some consecutive bytes of a tensor.
-    Span = memoryview
-
-COPY_BYTES = 8 << 20
 
 
 def execute(
@@ -37,39 +33,64 @@ def execute(
     methods: Mapping[str, Method],
     output: Outbox,
     *,
-    job: Path,  # noqa: ARG001
+    job: Path,
     seed: int,
     threads: int,
     progress: Progress,
-    max_shard_bytes: int | None = None,  # noqa: ARG001
+    max_shard_bytes: int | None = None,
     block_elements: int = BLOCK_ELEMENTS,
 ) -> Mapping[str, object]:
     """Writes every task's tensor into `model.safetensors`, or into shards and an index; what was observed.
 
-    methods: those that tasks name.  job: where finished tensors outlive a kill; the directory is that of one
-    key.  max_shard_bytes: of a file, above which weights are split; None keeps one file.  Neither threads nor
-    ``block_elements`` change a byte.  Raises InputError, before anything is written, for a task that cannot
-    be carried out.
+    methods: those that tasks name.  job: a directory where finished tensors outlive a kill, and are found by
+    a later call that is the same.  max_shard_bytes: of a file, above which weights are split; None keeps one
+    file.  Neither threads nor ``block_elements`` change a byte.  Raises InputError, before anything is
+    written, for a task that cannot be carried out.
     """
     for task in tasks:
         check(task, methods[task.method])
-    ordered = sorted(tasks, key=lambda task: -DTYPE_BITS[task.output.dtype])
-    total, done = sum(task.output.nbytes for task in ordered), 0
-    with (
-        single_threaded(),
-        Workers(threads) as workers,
-        output.create(WEIGHTS_FILE) as stream,
-        SafetensorsWriter(stream, [task.output for task in ordered]) as writer,
-    ):
-        for task in ordered:
-            progress(done, total, task.output.name)
-            made = make(task, methods[task.method], workers, seed, block_elements)
-            writer.write_parts(task.output.name, made)
-            done += task.output.nbytes
-            for operand in operands(task):
-                operand.release()
+    files = shards.split(([task] for task in tasks), lambda task: task.output, max_shard_bytes)
+    files = [sorted(held, key=lambda task: -DTYPE_BITS[task.output.dtype]) for held in files]
+    named = dict(zip(shards.file_names(len(files)), files, strict=True))
+    total, done, resumed = sum(task.output.nbytes for task in tasks), 0, 0
+    drafts = []
+    with Workers(threads) as workers:
+        for name, held in named.items():
+            layout = [task.output for task in held]
+            with Draft(job, name, layout, fingerprint(held, seed)) as draft:
+                drafts.append(draft)
+                resumed += draft.finished
+                done += sum(shape.nbytes for shape in layout[: draft.finished])
+                for task in held[draft.finished :]:
+                    progress(done, total, task.output.name)
+                    method = methods[task.method]
+                    blocks = Blocks(
+                        task.output, workers, unit=method.unit, seed=seed, elements=block_elements
+                    )
+                    draft.write(make(task, method, blocks))
+                    done += task.output.nbytes
+                    for operand in operands(task):
+                        operand.release()
+    # The files leave the job's directory at last, all at once: until here a kill has cost one tensor.
+    for draft in drafts:
+        output.adopt(draft.file, draft.name)
+    if len(files) > 1:
+        held_by = {name: [task.output for task in held] for name, held in named.items()}
+        output.write_json(INDEX_FILE, shards.index(held_by))
     progress(total, total, "merged")
-    return {"tensors": len(ordered)}
+    return {"tensors": len(tasks), "resumed_tensors": resumed}
+
+
+def fingerprint(tasks: Sequence[TensorTask], seed: int) -> str:
+    """A digest of all that tasks say; what their operands hold is for the caller to tell apart."""
+    return digest_json([seed, *(_described(task) for task in tasks)])
+
+
+def _described(task: TensorTask) -> list[object]:
+    output = task.output
+    inputs = [[each.operand.label, dict(each.parameters)] for each in task.inputs]
+    base = task.base.label if task.base else None
+    return [output.name, output.dtype, output.shape, task.method, base, inputs, dict(task.parameters)]
 
 
 def check(task: TensorTask, method: Method) -> None:
@@ -93,44 +114,3 @@ def check(task: TensorTask, method: Method) -> None:
 def operands(task: TensorTask) -> list[Operand]:
     """All that a task reads, the base first."""
     return [*([task.base] if task.base else []), *(each.operand for each in task.inputs)]
-
-
-def make(
-    task: TensorTask, method: Method, workers: Workers, seed: int, block_elements: int = BLOCK_ELEMENTS
-) -> Iterator[Span]:
-    """A task's tensor as bytes, in order; each span is valid until the next is asked for."""
-    blocks = Blocks(
-        task.output.name, task.output.shape, workers, unit=method.unit, seed=seed, elements=block_elements
-    )
-    made = method.merge(task, blocks)
-    if not callable(made):
-        stored = made.stored
-        if stored is not None and stored.dtype == task.output.dtype and isinstance(made, StoredOperand):
-            yield from _copied(made)
-            return
-        made = _reading(made)
-    dtype = getattr(torch, DTYPES[task.output.dtype])
-    yield from workers.each(_narrowing(made, blocks, dtype), blocks.ranges(), workers.count)
-
-
-def _copied(operand: StoredOperand) -> Iterator[Span]:
-    data = operand.raw().data
-    for start in range(0, len(data), COPY_BYTES):
-        yield data[start : start + COPY_BYTES]
-
-
-def _reading(operand: Operand) -> Kernel:
-    return lambda block: block.read(operand)
-
-
-def _narrowing(kernel: Kernel, blocks: Blocks, dtype: torch.dtype) -> Callable[[range], Span]:
-    def narrowed(indices: range) -> Span:
-        first = blocks.block(indices[0]).start
-        out = torch.empty(blocks.block(indices[-1]).stop - first, dtype=dtype)
-        for index in indices:
-            block = blocks.block(index)
-            out[block.start - first : block.stop - first].copy_(kernel(block))
-        span: Span = out.view(torch.uint8).numpy().data
-        return span
-
-    return narrowed

@@ -9,7 +9,8 @@ A method is one module with a declaration and a function::
 
 Planning imports the module to read its declaration, so it imports nothing heavy at its top. ``merge`` is
 called once a tensor: it takes what it needs to know of the whole (`Blocks.sum`, `Blocks.map`; see
-`blocks.py`) and returns the function that makes one block of the output, or an operand that is the output.
+`blocks.py`) and returns the function that makes one block of the output, or an operand that is the output
+as it is.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 
     import torch
 
-    from .blocks import Block, Blocks
+    from .blocks import Block, Blocks, Fused
     from .task import Operand, TensorTask
 
     # One block of the output, float32 [block.count]; it may be a buffer of the block's.
     Kernel = Callable[[Block], torch.Tensor]
-    Merge = Callable[[TensorTask, Blocks], Kernel | Operand]
+    Merge = Callable[[TensorTask, Blocks], Kernel | Fused | Operand]
     Check = Callable[[TensorTask], None]
 
 Scope = Literal["shared", "input", "non_base"]
@@ -46,6 +47,8 @@ BUILTIN = (
     "arcee_fusion",
     "breadcrumbs",
     "breadcrumbs_ties",
+    "dare_linear",
+    "dare_ties",
     "della",
     "della_linear",
     "karcher",
@@ -54,9 +57,12 @@ BUILTIN = (
     "multislerp",
     "nearswap",
     "nuslerp",
+    "passthrough",
     "ram",
     "ramplus_tl",
     "sce",
+    "slerp",
+    "task_arithmetic",
     "ties",
 )
 

@@ -34,7 +34,8 @@ class StoredOperand:
         self.label = f"{model}:{tensor}"
         self.shape = info.shape
         self.stored: Stored | None = Stored(model, tensor, info.dtype)
-        self._tensor, self._dtype = tensor, info.dtype
+        self.dtype = info.dtype
+        self._tensor = tensor
         self._source = source
 
     def read(self, start: int, stop: int, out: torch.Tensor) -> None:
@@ -49,11 +50,11 @@ class StoredOperand:
     def _elements(self) -> torch.Tensor:
         import torch
 
-        if self._dtype not in DTYPES:
-            raise InputError(f"{self.label} is {self._dtype}, which no arithmetic is done on")
+        if self.dtype not in DTYPES:
+            raise InputError(f"{self.label} is {self.dtype}, which no arithmetic is done on")
         _warn_once()
         # Files need not align tensors: x86 and ARM read such elements as well, in single loads as in vectors.
-        return torch.from_numpy(self.raw()).view(getattr(torch, DTYPES[self._dtype]))
+        return torch.from_numpy(self.raw()).view(getattr(torch, DTYPES[self.dtype]))
 
     def raw(self) -> npt.NDArray[np.uint8]:
         """The stored bytes, as a view of the map."""

@@ -1,43 +1,74 @@
-"""Random numbers by place: the draw of an element follows from (seed, tensor, model, index) and nothing else.
+"""Random numbers by place: what an element draws follows from (seed, tensor, input, index) and nothing else.
 
-The generator is Philox 4x64-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers, as easy as 1, 2, 3; SC
-2011), whose words are those of a counter: a block begins where it likes, in whatever thread.
+The generator is Philox 4x64-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC
+2011): its words are those of a counter, so a block begins where it likes, in whatever thread.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# A counter gives four words of 64 bits.
+# Words of 64 bits that a counter gives.
 WORDS = 4
+COUNTERS = 1 << 256
+# Elements whose undecided draws are settled by one run of words.
+SETTLED = 1 << 16
 
 
-def key(seed: int, tensor: str, model: int) -> int:
-    """The generator's key, 128 bits, of a seed, an output tensor and an input's number."""
-    named = json.dumps([seed, tensor, model]).encode()
-    return int.from_bytes(hashlib.sha256(named).digest()[:16], "little")
+@dataclass(frozen=True)
+class Stream:
+    """The generator with a key of 128 bits."""
 
+    key: int
 
-def words(key: int, start: int, count: int) -> npt.NDArray[np.uint64]:
-    """The words [start, start + count) of the generator with a key."""
-    import numpy as np
+    @classmethod
+    def of(cls, seed: int, tensor: str, number: int) -> Self:
+        """The stream of a seed, an output tensor and an input's number."""
+        named = json.dumps([seed, tensor, number]).encode()
+        return cls(int.from_bytes(hashlib.sha256(named).digest()[:16], "little"))
 
-    skipped = start % WORDS
-    generator = np.random.Philox(key=key).advance(start // WORDS)
-    drawn: npt.NDArray[np.uint64] = generator.random_raw(skipped + count)
-    return drawn[skipped:]
+    def words(self, start: int, count: int) -> npt.NDArray[np.uint64]:
+        """The words [start, start + count): word i is the i % 4-th of counter i // 4."""
+        import numpy as np
 
+        # numpy counts up before it draws.
+        generator = np.random.Philox(key=self.key, counter=(start // WORDS - 1) % COUNTERS)
+        skipped = start % WORDS
+        drawn: npt.NDArray[np.uint64] = generator.random_raw(skipped + count)
+        return drawn[skipped:]
 
-def uniform(key: int, start: int, stop: int) -> npt.NDArray[np.float32]:
-    """A float32 in [0, 1) for each of the elements [start, stop), a multiple of 2^-24 made of half a word."""
-    import numpy as np
+    def uniform(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """What elements [start, stop) draw: float32 [stop - start] in [0, 1), multiples of 2^-24."""
+        import numpy as np
 
-    first = start // 2
-    halves = words(key, first, -(-stop // 2) - first).view("<u4")[start % 2 :][: stop - start]
-    return (halves >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+        first = start // 2
+        halves = self.words(first, -(-stop // 2) - first).view("<u4")[start % 2 :][: stop - start]
+        return (halves >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+    def keeps(self, start: int, stop: int, probability: float) -> npt.NDArray[np.bool_]:
+        """Which of the elements [start, stop) a draw of that probability keeps, bool [stop - start].
+
+        An element draws a byte, so that a word serves eight. One that equals the probability's first byte is
+        settled by a word of another stream, those of every 65536 elements in their order, so the probability
+        is exact to 2^-64.
+        """
+        import numpy as np
+
+        whole, rest = divmod(int(probability * 2.0**72), 1 << 64)
+        begin = start // SETTLED * SETTLED
+        drawn = self.words(begin // 8, -(-stop // 8) - begin // 8).astype("<u8", copy=False).view(np.uint8)
+        drawn = drawn[: stop - begin]
+        kept = drawn < whole if whole < 256 else np.ones(len(drawn), np.bool_)
+        if rest:
+            settling = Stream(self.key ^ 1)
+            for chunk in range(0, len(drawn), SETTLED):
+                undecided = np.flatnonzero(drawn[chunk : chunk + SETTLED] == whole) + chunk
+                kept[undecided] = settling.words(begin + chunk, len(undecided)) < np.uint64(rest)
+        return kept[start - begin :]

@@ -172,3 +172,19 @@ def _voted(
         return mixed.mul_(scale).add_(origin)
 
     return kernel
+
+
+def drop(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
+    """Keeps each element with the probability ``density`` (DARE: Yu and others, arXiv:2311.03099)."""
+    import torch
+
+    def mask_of(number: int, density: float) -> Mask:
+        stream = blocks.stream(number)
+
+        def mask(block: Block, delta: torch.Tensor) -> None:
+            delta.mul_(torch.from_numpy(stream.keeps(block.start, block.stop, density)))
+
+        return mask
+
+    shares = enumerate(numbers(task, "density"))
+    return [None if density >= 1 else mask_of(number, density) for number, density in shares]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ingot.artifacts import hashing
+from ingot.artifacts import outbox as outbox_module
 from ingot.artifacts.errors import DataError, StoreError
 from ingot.artifacts.files import check_relative
-from ingot.artifacts.hashing import BLOCK_BYTES, BLOCKS, SYNC_BYTES, HashingFile
+from ingot.artifacts.hashing import BLOCK_BYTES, BLOCKS, SYNC_BYTES, HashingFile, KeptFile
 from ingot.artifacts.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EDGES = sorted(
     {0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, (BLOCKS + 2) * BLOCK_BYTES + 3, SYNC_BYTES + 5}
@@ -137,6 +143,61 @@ class TestHashingFile:
     def test_no_descriptor_is_given_away(self, tmp_path):
         with HashingFile(tmp_path / "f") as file, pytest.raises(io.UnsupportedOperation):
             file.fileno()
+
+
+class TestKeptFile:
+    @pytest.mark.parametrize("size", [1, 777, BLOCK_BYTES - 1, BLOCK_BYTES, 3 * BLOCK_BYTES + 5])
+    def test_the_longest_beginning_with_a_mark_is_kept_and_the_digest_is_that_of_the_whole(
+        self, tmp_path, size
+    ):
+        data, marks = contents(3 * size), []
+        with pytest.raises(KeyboardInterrupt), KeptFile(tmp_path / "f", []) as file:  # noqa: PT012
+            for start in (0, size):
+                file.write(data[start : start + size])
+                marks.append(file.mark())
+            file.write(b"half of the next")
+            raise KeyboardInterrupt
+        assert marks == [(n, hashlib.sha256(data[:n]).hexdigest()) for n in (size, 2 * size)]
+        with KeptFile(tmp_path / "f", marks) as file:
+            assert file.kept == file.tell() == 2 * size
+            file.write(data[2 * size :])
+        assert (tmp_path / "f").read_bytes() == data
+        assert file.sha256 == hashlib.sha256(data).hexdigest()
+
+    def test_what_has_another_digest_or_is_missing_is_not_kept(self, tmp_path):
+        (tmp_path / "f").write_bytes(b"abcdef")
+        marks = [(n, hashlib.sha256(b"abcxef___"[:n]).hexdigest()) for n in (2, 3, 5, 9)]
+        with KeptFile(tmp_path / "f", marks) as file:
+            assert file.kept == 3
+        assert (tmp_path / "f").read_bytes() == b"abc"
+
+    @pytest.mark.parametrize("is_on_another_disk", [False, True])
+    def test_an_outbox_takes_it_over(self, store, tmp_path, monkeypatch, is_on_another_disk):
+        with KeptFile(tmp_path / "f", []) as file:
+            file.write(b"weights")
+        with store.outbox() as outbox, monkeypatch.context() as patch:
+            if is_on_another_disk:
+                patch.setattr(Path, "rename", refused(OSError(errno.EXDEV, "another disk")))
+            outbox.adopt(file, "model.safetensors")
+            patch.undo()
+            patch.setattr(outbox_module, "digest_file", refused(AssertionError("hashed again")))
+            artifact = outbox.publish("checkpoint", {})
+        assert not (tmp_path / "f").exists()
+        assert (artifact.path / "model.safetensors").read_bytes() == b"weights"
+        assert store.verify().sound
+        with store.outbox() as outbox:
+            outbox.write_text("taken", "")
+            with pytest.raises(StoreError, match="already in the outbox"):
+                outbox.adopt(file, "taken")
+
+
+def refused(error: BaseException) -> Callable[..., object]:
+    """A function that raises ``error``."""
+
+    def refuse(*_: object) -> object:
+        raise error
+
+    return refuse
 
 
 class TestWaysIn:

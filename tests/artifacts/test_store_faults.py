@@ -15,6 +15,7 @@ from ingot.artifacts import faults
 from ingot.artifacts.files import size_of
 from ingot.artifacts.store import Store
 from ingot.pipeline import journal
+from ingot.stages import merge
 
 BUILD = """
 import sys
@@ -68,7 +69,7 @@ def workplace(tmp_path: Path) -> Path:
 
 def test_every_labelled_step_is_in_the_list_once():
     labels = []
-    rooms = Path(artifacts.__file__).parent, Path(journal.__file__).parent
+    rooms = [Path(module.__file__).parent for module in (artifacts, journal, merge)]
     for path in sorted(path for room in rooms for path in room.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fault":

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ....artifacts.tensor_header import DTYPE_BITS, TensorShape
 from ....artifacts.tensors import SafetensorsWriter
-from ...model.checkpoint import INDEX_FILE, WEIGHTS_FILE
+from ...model import shards
+from ...model.checkpoint import INDEX_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,20 +27,8 @@ class Entry:
 
 
 def split(units: Iterable[Sequence[Entry]], most_bytes: int) -> list[list[Entry]]:
-    """The entries of each file: in order, as many as fit; those of one unit stay together.
-
-    A unit that is larger than a file may be has one of its own.
-    """
-    files: list[list[Entry]] = [[]]
-    size = 0
-    for unit in units:
-        added = sum(entry.shape.nbytes for entry in unit)
-        if files[-1] and size + added > most_bytes:
-            files.append([])
-            size = 0
-        files[-1] += unit
-        size += added
-    return files
+    """The entries of each file: see :func:`ingot.stages.model.shards.split`."""
+    return shards.split(units, lambda entry: entry.shape, most_bytes)
 
 
 def write(
@@ -50,11 +39,7 @@ def write(
     Tensors are ordered by falling element size, which keeps all of them aligned.
     advance: told of each tensor's bytes and name.
     """
-    count = len(files)
-    names = tuple(
-        WEIGHTS_FILE if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
-        for number in range(1, count + 1)
-    )
+    names = shards.file_names(len(files))
     for name, entries in zip(names, files, strict=True):
         ordered = sorted(entries, key=lambda entry: -DTYPE_BITS[entry.shape.dtype])
         with (
@@ -64,10 +49,9 @@ def write(
             for entry in ordered:
                 writer.write(entry.shape.name, entry.make())
                 advance(entry.shape.nbytes, entry.shape.name)
-    if count > 1:
-        placed = {
-            entry.shape.name: name for name, entries in zip(names, files, strict=True) for entry in entries
-        }
-        total = sum(entry.shape.nbytes for entries in files for entry in entries)
-        output.write_json(INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": placed})
+    if len(files) > 1:
+        held = zip(names, files, strict=True)
+        output.write_json(
+            INDEX_FILE, shards.index({name: [entry.shape for entry in entries] for name, entries in held})
+        )
     return names

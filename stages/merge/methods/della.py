@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..blocks import Block, Blocks
+    from ..random import Stream
     from ..task import TensorTask
     from ..task_vectors import Mask
 
@@ -31,11 +32,9 @@ EPSILON = Parameter(
 
 def magprune(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
     """Keeps each element with the probability of its rank; all of them at a density of 1, none at 0."""
-    from ..random import key
-
     settings = zip(numbers(task, "density"), numbers(task, "epsilon"), strict=True)
     return [
-        None if density >= 1 else _mask(density, epsilon, key(blocks.seed, blocks.name, number))
+        None if density >= 1 else _mask(density, epsilon, blocks.stream(number))
         for number, (density, epsilon) in enumerate(settings)
     ]
 
@@ -63,16 +62,14 @@ def check(task: TensorTask) -> None:
             raise InputError(what, where=task.output.name, fix=f"choose an epsilon below {most:g}")
 
 
-def _mask(density: float, epsilon: float, key: int) -> Mask:
-    from ..random import uniform
-
+def _mask(density: float, epsilon: float, stream: Stream) -> Mask:
     def mask(block: Block, delta: torch.Tensor) -> None:
         import torch
 
         if density <= 0:
             delta.zero_()
             return
-        drawn = torch.from_numpy(uniform(key, block.start, block.stop))
+        drawn = torch.from_numpy(stream.uniform(block.start, block.stop))
         delta.mul_(drawn < probabilities(delta, block.row, density, epsilon))
 
     return mask

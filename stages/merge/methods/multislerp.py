@@ -18,7 +18,7 @@ from ..task_vectors import numbers
 if TYPE_CHECKING:
     import torch
 
-    from ..blocks import Blocks
+    from ..blocks import Blocks, Fused
     from ..method import Kernel
     from ..task import Operand, TensorTask
 
@@ -55,7 +55,7 @@ def check(task: TensorTask) -> None:
 _merge = merges(coefficients)
 
 
-def merge(task: TensorTask, blocks: Blocks) -> Kernel | Operand:
+def merge(task: TensorTask, blocks: Blocks) -> Kernel | Fused | Operand:
     """One model alone is what comes out."""
     return task.inputs[0].operand if len(task.inputs) == 1 else _merge(task, blocks)
 

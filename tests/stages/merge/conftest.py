@@ -8,12 +8,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from ingot.artifacts.tensors import SafetensorsWriter, TensorShape, TensorSource
 from ingot.stages.merge import method
-from ingot.stages.merge.blocks import Workers, single_threaded
-from ingot.stages.merge.execute import check, make
+from ingot.stages.merge.blocks import Blocks, Workers
+from ingot.stages.merge.execute import check
+from ingot.stages.merge.making import make
 from ingot.stages.merge.operands import DTYPES, StoredOperand
 from ingot.stages.merge.task import Input, TensorTask
 
@@ -58,12 +60,14 @@ def task_of(
 
 def carry_out(task: TensorTask, threads: int = 1, seed: int = 0, **more: Any) -> torch.Tensor:
     """The output of one task."""
-    check(task, method.get(task.method))
-    with single_threaded(), Workers(threads) as workers:
-        data = b"".join(bytes(part) for part in make(task, method.get(task.method), workers, seed, **more))
-    found = torch.empty(task.output.shape, dtype=getattr(torch, DTYPES[task.output.dtype]))
-    if data:
-        found.reshape(-1).view(torch.uint8).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    found = method.get(task.method)
+    check(task, found)
+    with Workers(threads) as workers:
+        blocks = Blocks(task.output, workers, unit=found.unit, seed=seed, **more)
+        data = b"".join(bytes(part) for part in make(task, found, blocks))
+    dtype = getattr(torch, DTYPES[task.output.dtype])
+    found = torch.empty(task.output.shape, dtype=dtype)
+    found.reshape(-1).view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
     return found
 
 
@@ -98,7 +102,7 @@ def merge(stored: Store) -> Merge:
     ) -> torch.Tensor:
         operands = [stored(one) for one in inputs]
         task = task_of(name, operands, None if base is None else stored(base), each, dtype, **shared)
-        more = {} if elements is None else {"block_elements": elements}
+        more = {} if elements is None else {"elements": elements}
         return carry_out(task, threads, seed, **more)
 
     return run
