@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..base import Context, Result
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
 from ..model.families import outline
+from .embeddings import Embeddings
 from .execute import execute
 from .models import open_models
 from .operands import StoredOperand
 from .output_config import main_dtype, output_config
-from .resolve import resolve
+from .resolve import Plan, resolve
+from .sidecars import with_token_ids, write_sidecars
+from .vocabulary import Words, merged_words, require_same_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .method import Method
     from .models import Model
     from .recipe import Recipe
     from .task import Operand
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A merge of which everything is known but the values.
+
+    config: the content of config.json.  words: the tokens, where the recipe chooses them.  notes: what a
+    person should know.
+    """
+
+    plan: Plan
+    config: Mapping[str, object]
+    words: Words | None
+    notes: tuple[str, ...]
 
 
 def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: Mapping[str, str]) -> Result:
@@ -29,13 +46,13 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
     anything is written.
     """
     models = opened(context, recipe, titles)
-    donor = models[recipe.donor]
-    plan = resolve(recipe, method, models, stored)
-    config = output_config(donor, models, plan)
-    network = outline(
-        config, CONFIG_FILE, [task.output.name for task in plan.tasks], donor.checkpoint.outline.context
-    )
-    _write_sidecars(context, donor, config)
+    made = prepare(recipe, method, models)
+    plan = made.plan
+    for note in made.notes:
+        context.note(note)
+    names = [task.output.name for task in plan.tasks]
+    network = outline(made.config, CONFIG_FILE, names, models[recipe.donor].checkpoint.outline.context)
+    write_sidecars(context, recipe, models, made.words, made.config)
     observed = execute(
         plan.tasks,
         {method.name: method},
@@ -66,13 +83,30 @@ def opened(context: Context[Any], recipe: Recipe, titles: Mapping[str, str]) -> 
     return open_models(checkpoints, named, recipe.donor)
 
 
+def prepare(recipe: Recipe, method: Method, models: Mapping[str, Model]) -> Prepared:
+    """Resolves a merge from headers, configs and tokenizers.
+
+    Raises InputError for models, tokens and parameters that do not fit one another.
+    """
+    donor = models[recipe.donor]
+    if recipe.vocabulary is None:
+        plan = resolve(recipe, method, models, stored)
+        notes = require_same_words(models, recipe.donor)
+        return Prepared(plan, output_config(donor, models, plan), None, notes)
+    words = merged_words(recipe, models)
+    embeddings = Embeddings(recipe, models, words)
+    plan = resolve(recipe, method, models, embeddings.open)
+    config = with_token_ids(output_config(donor, models, plan), models[words.start].checkpoint.config)
+    config["vocab_size"] = embeddings.rows
+    notes = words.notes
+    before = models[words.start].vocabulary
+    if embeddings.rows < before:
+        what = f"the embedding has {embeddings.rows:,} rows, as many as there are tokens, where"
+        fix = "tokenizer.pad_to_multiple_of keeps it at a round size"
+        notes = (*notes, f"{what} {models[words.start].title} had {before:,}; {fix}")
+    return Prepared(plan, config, words, notes)
+
+
 def stored(model: Model, tensor: str) -> Operand:
     """A tensor of a model as it is stored."""
     return StoredOperand(model.checkpoint.tensors, model.name, model.tensors[tensor])
-
-
-def _write_sidecars(context: Context[Any], donor: Model, config: Mapping[str, object]) -> None:
-    for path in donor.checkpoint.sidecars():
-        if path.name != CONFIG_FILE:
-            context.output.copy_in(path, path.name)
-    context.output.write_json(CONFIG_FILE, config)

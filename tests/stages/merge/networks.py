@@ -59,7 +59,11 @@ def values(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Any]:
 def tokenizer(
     tokens: Mapping[str, int], added: Mapping[str, Mapping[str, object]] | None = None
 ) -> dict[str, Any]:
-    """A tokenizer.json of whole words; added: properties of the tokens that are added ones."""
+    """A tokenizer.json of whole words; the first stands for others.
+
+    added: properties of the tokens that are added ones.
+    """
+    unknown = next(iter(tokens))
     usual = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
@@ -75,8 +79,12 @@ def tokenizer(
         "decoder": None,
         "model": {
             "type": "WordLevel",
-            "vocab": {token: number for token, number in tokens.items() if token not in (added or {})},
-            "unk_token": next(iter(tokens)),
+            "vocab": {
+                token: number
+                for token, number in tokens.items()
+                if token == unknown or token not in (added or {})
+            },
+            "unk_token": unknown,
         },
     }
 
