@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import InputError
 from ...artifacts.tensor_header import TensorShape
+from .execute import operands
 from .method import REQUIRED
 from .models import Model
 from .recipe import Member
@@ -55,15 +56,10 @@ def resolve(recipe: Recipe, method: Method, models: Mapping[str, Model], opener:
     return Plan(
         tasks,
         resolver.layers,
-        sum(_nbytes(models, operand) for task in tasks for operand in operands_of(task)),
+        sum(_nbytes(models, operand) for task in tasks for operand in operands(task)),
         sum(task.output.nbytes for task in tasks),
         is_tied=all(each.is_tied for each in models.values()),
     )
-
-
-def operands_of(task: TensorTask) -> tuple[Operand, ...]:
-    """All that a task reads, the base first."""
-    return (*((task.base,) if task.base else ()), *(each.operand for each in task.inputs))
 
 
 def _nbytes(models: Mapping[str, Model], operand: Operand) -> int:

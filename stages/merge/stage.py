@@ -179,6 +179,8 @@ def _builtin(name: str) -> Method:
         arcee_fusion,
         breadcrumbs,
         breadcrumbs_ties,
+        dare_linear,
+        dare_ties,
         della,
         della_linear,
         karcher,
@@ -187,9 +189,12 @@ def _builtin(name: str) -> Method:
         multislerp,
         nearswap,
         nuslerp,
+        passthrough,
         ram,
         ramplus_tl,
         sce,
+        slerp,
+        task_arithmetic,
         ties,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..method import Method
+from ..stage import merge_stage
 from ..task_vectors import drop, merges, parameters
 
 METHOD = Method(
@@ -14,3 +15,5 @@ METHOD = Method(
     parameters=parameters(normalize=False, rescale=True),
     is_random=True,
 )
+
+run = merge_stage(METHOD, __name__)

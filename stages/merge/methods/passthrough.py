@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..method import Method, Parameter
+from ..stage import merge_stage
 
 if TYPE_CHECKING:
     import torch
@@ -39,3 +40,5 @@ METHOD = Method(
                   scope="input", default=None),
     ),
 )  # fmt: skip
+
+run = merge_stage(METHOD, __name__)

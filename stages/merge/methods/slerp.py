@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..method import Method, Parameter
+from ..stage import merge_stage
 from ..task_vectors import base_of
 
 if TYPE_CHECKING:
@@ -69,3 +70,5 @@ METHOD = Method(
         Parameter("t", "how far to go: 0 is the base, 1 the other model"),
     ),
 )  # fmt: skip
+
+run = merge_stage(METHOD, __name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..method import Method
+from ..stage import merge_stage
 from ..task_vectors import merges, parameters
 
 METHOD = Method(
@@ -13,3 +14,5 @@ METHOD = Method(
     base="required",
     parameters=parameters(normalize=False, rescale=None),
 )
+
+run = merge_stage(METHOD, __name__)
