@@ -13,7 +13,7 @@ from ...artifacts.errors import InputError
 from ...artifacts.tensor_header import DTYPE_BITS
 from ..model import shards
 from ..model.checkpoint import INDEX_FILE
-from .blocks import BLOCK_ELEMENTS, Blocks, Workers
+from .blocks import BLOCK_ELEMENTS, Workers
 from .draft import Draft
 from .making import make
 from .operands import DTYPES
@@ -63,11 +63,7 @@ def execute(
                 done += sum(shape.nbytes for shape in layout[: draft.finished])
                 for task in held[draft.finished :]:
                     progress(done, total, task.output.name)
-                    method = methods[task.method]
-                    blocks = Blocks(
-                        task.output, workers, unit=method.unit, seed=seed, elements=block_elements
-                    )
-                    draft.write(make(task, method, blocks))
+                    draft.write(make(task, methods[task.method], workers, seed, block_elements))
                     done += task.output.nbytes
                     for operand in operands(task):
                         operand.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...artifacts.tensor_header import DTYPE_BITS
-from .blocks import Fused
+from .blocks import BLOCK_ELEMENTS, Blocks, Fused
 from .operands import DTYPES, StoredOperand
 
 if TYPE_CHECKING:
@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from .blocks import Block, Blocks
+    from .blocks import Block, Workers
     from .method import Method
     from .task import TensorTask
 
 COPY_BYTES = 8 << 20
 
 
-def make(task: TensorTask, method: Method, blocks: Blocks) -> Iterator[memoryview]:
+def make(
+    task: TensorTask, method: Method, workers: Workers, seed: int, block_elements: int = BLOCK_ELEMENTS
+) -> Iterator[memoryview]:
     """The output's little-endian bytes, in order; each part is valid until the next is asked for."""
+    blocks = Blocks(task.output, workers, unit=method.unit, seed=seed, elements=block_elements)
     made = method.merge(task, blocks)
     dtype = task.output.dtype
     if isinstance(made, Fused):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .blocks import Blocks
 from .execute import operands
 from .making import make
 from .operands import DTYPES
@@ -59,8 +58,7 @@ class MergedTensors:
         output, method = task.output, self._methods[task.method]
         stored = np.empty(output.nbytes, np.uint8)
         place = 0
-        blocks = Blocks(output, self._workers, unit=method.unit, seed=self._seed)
-        for part in make(task, method, blocks):
+        for part in make(task, method, self._workers, self._seed):
             stored[place : place + part.nbytes] = np.frombuffer(part, np.uint8)
             place += part.nbytes
         narrow = torch.from_numpy(stored).view(getattr(torch, DTYPES[output.dtype]))

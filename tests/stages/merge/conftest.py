@@ -13,7 +13,7 @@ import pytest
 import torch
 from ingot.artifacts.tensors import SafetensorsWriter, TensorShape, TensorSource
 from ingot.stages.merge import method
-from ingot.stages.merge.blocks import Blocks, Workers
+from ingot.stages.merge.blocks import Workers
 from ingot.stages.merge.execute import check
 from ingot.stages.merge.making import make
 from ingot.stages.merge.operands import DTYPES, StoredOperand
@@ -63,8 +63,7 @@ def carry_out(task: TensorTask, threads: int = 1, seed: int = 0, **more: Any) ->
     found = method.get(task.method)
     check(task, found)
     with Workers(threads) as workers:
-        blocks = Blocks(task.output, workers, unit=found.unit, seed=seed, **more)
-        data = b"".join(bytes(part) for part in make(task, found, blocks))
+        data = b"".join(bytes(part) for part in make(task, found, workers, seed, **more))
     dtype = getattr(torch, DTYPES[task.output.dtype])
     found = torch.empty(task.output.shape, dtype=dtype)
     found.reshape(-1).view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
@@ -102,7 +101,7 @@ def merge(stored: Store) -> Merge:
     ) -> torch.Tensor:
         operands = [stored(one) for one in inputs]
         task = task_of(name, operands, None if base is None else stored(base), each, dtype, **shared)
-        more = {} if elements is None else {"elements": elements}
+        more = {} if elements is None else {"block_elements": elements}
         return carry_out(task, threads, seed, **more)
 
     return run

@@ -118,7 +118,7 @@ def test_threads_and_blocks_change_no_byte(stored, name, threads, elements, coun
     rescale = {} if name == "linear" else {"rescale": True}
     task = task_of(name, others, base, [{"weight": 0.7, "density": 0.3}] * 2, torch.bfloat16, **rescale)
     expected = carry_out(task)
-    found = carry_out(task, threads, elements=elements)
+    found = carry_out(task, threads, block_elements=elements)
     assert torch.equal(found.view(torch.uint8), expected.view(torch.uint8))
 
 
