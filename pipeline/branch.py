@@ -275,9 +275,21 @@ class Branch:
         require_addable(added, str(self._draft.facts["task"]), node.origins.get("metrics"))
         return added
 
+    def _is_changed(self) -> bool:
+        """Whether what the target takes is another network than its reference, before it is quantized."""
+        return self._origin(self._source) != self._origin(self._reference)
+
+    def _origin(self, name: str) -> str:
+        """The first node that computes what ``name`` does."""
+        node = self._draft.builder.node(name)
+        while base.get(node.stage).same_function and len(node.inputs) == 1:
+            node = self._draft.builder.node(next(iter(node.inputs.values())))
+        return node.name
+
     def _gates(self, width: str) -> tuple[GateRule, ...]:
         """The target's gates: those of its profile for this width of weights, under those of the recipe."""
-        settings = self._layered(self._profile.default_gates({**self._draft.facts, "weights": width}))
+        facts = {**self._draft.facts, "weights": width, "changed": self._is_changed()}
+        settings = self._layered(self._profile.default_gates(facts))
         rules = tuple(
             GateRule(path[1], path[2], setting.value, setting.origin)  # type: ignore[arg-type]
             for path, setting in settings.items()

@@ -192,7 +192,7 @@ class Stage(Generic[P]):
     """A kind of step. ``inputs`` maps an input's name to the artifact kinds it takes.
 
     exclusive: it measures time, so nothing else may run beside it.  any_architecture: it also takes models
-    outside the table of families.
+    outside the table of families.  same_function: its output computes what its only input does.
     """
 
     name: str
@@ -216,6 +216,7 @@ class Stage(Generic[P]):
     versions: Callable[[P], Mapping[str, str | None]] | None = None
     many: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     expand: Callable[[Mapping[str, object], Path, str], Expansion] | None = None
+    same_function: bool = False
 
     def kinds_of(self, name: str) -> tuple[str, ...] | None:
         """The artifact kinds that the input called ``name`` takes; None for an input that there is not."""
@@ -244,6 +245,7 @@ def stage(
     versions: Callable[[P], Mapping[str, str | None]] | None = None,
     many: Mapping[str, tuple[str, ...]] | None = None,
     expand: Callable[[Mapping[str, object], Path, str], Expansion] | None = None,
+    same_function: bool = False,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -261,13 +263,14 @@ def stage(
     many: inputs of which there may be any number, by the stem of their names: ``model`` → model1, model2 ...
     expand: parameters as they were written, the directory that relative paths start at, and the node before →
     the parameters with models replaced by names of inputs, and what those inputs are; see :class:`Expansion`.
+    same_function: its output computes what its only input does, but for the order of sums.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary, function,
             function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
-            any_architecture, accepts, versions, many or {}, expand,
+            any_architecture, accepts, versions, many or {}, expand, same_function,
         )  # fmt: skip
 
     return wrap

@@ -21,7 +21,8 @@ CONDITIONS = (
     "task", "architecture", "model_type", "known_family", "parameters_above", "parameters_below",
     "int8_dot_product",
 )  # fmt: skip
-GATE_CONDITIONS = (*CONDITIONS, "weights")
+# weights: their width.  changed: whether a stage made another network of the reference.
+GATE_CONDITIONS = (*CONDITIONS, "weights", "changed")
 
 
 @dataclass(frozen=True)

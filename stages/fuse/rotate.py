@@ -49,6 +49,7 @@ class RotateParams:
     version=1,
     determinism="seeded",
     tools=("numpy",),
+    same_function=True,
     summary="Rotate the residual stream by a random Hadamard matrix, folded: the same function, no outliers",
 )
 def run(context: Context[RotateParams]) -> Result:

@@ -439,3 +439,18 @@ def test_another_source_may_be_quantized_where_its_stage_says_so(folder: Path) -
     assert found.node("export@cpu").inputs == {"model": "other"}
     (rule,) = found.targets["cpu"].gates
     assert rule.limit == "5%"
+
+
+@pytest.mark.usefixtures("prune")
+def test_the_default_gates_know_a_changed_network_from_one_that_computes_the_same(folder: Path) -> None:
+    def metrics(text: str) -> set[str]:
+        found = graph(folder, f"targets: [cpu-fp32]\n{text}")
+        return {rule.metric for rule in found.targets["cpu-fp32"].gates}
+
+    assert "parity_max_error" in metrics("")
+    assert "parity_max_error" in metrics("stages: {fuse: {method: rotate}}\n")
+    assert "parity_max_error" in metrics("reference: prune\nstages: {prune: {method: toy}}\n")
+    assert "parity_max_error" not in metrics("stages: {prune: {method: toy}}\n")
+    assert "parity_max_error" not in metrics(
+        "stages: {prune: {method: toy}, fuse: {method: rotate}}\nreference: load\n"
+    )

@@ -86,14 +86,27 @@ def test_the_variants_do_not_depend_on_model_or_host(facts: dict[str, object]) -
     ("weights", "limit"), [("fp32", "0.1%"), ("int8", "2%"), ("int4", "5%"), ("int2", "5%")]
 )
 def test_the_default_perplexity_gate_follows_the_width_of_the_weights(weights: str, limit: str) -> None:
-    rules = profile.get("cpu").default_gates({**SMALL, "weights": weights})
+    rules = profile.get("cpu").default_gates({**SMALL, "weights": weights, "changed": False})
     gates = {setting.path: setting.value for rule in rules for setting in rule.settings}
     assert gates["gates", "perplexity", "max_increase"] == limit
 
 
+@pytest.mark.parametrize("task", ["causal-lm", "encoder"])
+def test_a_changed_network_is_not_expected_to_give_the_same_numbers(task: str) -> None:
+    def metrics(*, changed: bool) -> set[str]:
+        facts = {**SMALL, "task": task, "weights": "fp32", "changed": changed}
+        rules = profile.get("cpu").default_gates(facts)
+        return {setting.path[1] for rule in rules for setting in rule.settings}
+
+    assert metrics(changed=False) - metrics(changed=True) == {"parity_max_error"}
+    assert metrics(changed=True)
+
+
 @pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
 def test_encoders_are_gated_on_cosine_and_not_on_perplexity(weights: str) -> None:
-    rules = profile.get("cpu").default_gates({**SMALL, "task": "encoder", "weights": weights})
+    rules = profile.get("cpu").default_gates(
+        {**SMALL, "task": "encoder", "weights": weights, "changed": False}
+    )
     metrics = {setting.path[1] for rule in rules for setting in rule.settings}
     assert "cosine" in metrics
     assert "perplexity" not in metrics
