@@ -107,7 +107,7 @@ def _recipe(
     parts: dict[str, object] = {
         "model": str(model) if model is not None else None,
         "targets": targets if isinstance(targets, Mapping | None) else list(targets),
-        "data": {role: str(path) for role, path in data.items()} if data else None,
+        "data": {role: _text(path) for role, path in data.items()} if data else None,
         "stages": stages,
         "matrix": matrix,
         "gates": gates,
@@ -122,6 +122,11 @@ def _recipe(
             )
         return load_recipe(Path(recipe), overrides)
     return read_recipe(Written(given, SOURCE), Path.cwd(), overrides)
+
+
+def _text(value: object) -> object:
+    """A text's path, or those of several, as a recipe has them."""
+    return [str(path) for path in value] if isinstance(value, list | tuple) else str(value)
 
 
 def _store(store: Store | str | Path | None) -> Store:

@@ -94,6 +94,12 @@ def read_data(value: Mapping[str, object], written: Written, directory: Path) ->
     return Data(files, origins)
 
 
+def texts_of(params: object, role: str) -> tuple[Path, ...]:
+    """The files of a role that a stage's parameters name; none where it takes no text of that role."""
+    given = getattr(params, role, None)
+    return tuple(Path(each) for each in (given if isinstance(given, tuple) else (given,)) if each is not None)
+
+
 def check_length(text: Path, window_tokens: int, where: str) -> None:
     """Raises DataError for an evaluation text that cannot fill one window: a token takes a byte at least.
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifacts import schema
 from ..stages import base
 from ..stages.base import Estimate, Work
 from ..stages.estimates import estimate
-from .data import ROLES
+from .data import ROLES, texts_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..artifacts.manifest import Action
     from ..targets.host import Host
     from .graph import Graph, Node
@@ -124,7 +125,7 @@ class Predictor:
         sources = node.inputs.values()
         own = _number(self._source(node), "parameters") if not node.inputs else 0
         self._parameters[node.name] = max((own, *(self._parameters[source] for source in sources)))
-        texts = (getattr(node.params, role, None) for role in ROLES)
+        texts = (text for role in ROLES for text in texts_of(node.params, role))
         tokens = sum(_text_bytes(text) for text in texts) // TOKEN_BYTES
         limit = getattr(node.params, "max_tokens", 0)
         measured = (self._tokens[each] for each in sources if self._outputs[each][0] == LOGITS)
@@ -182,12 +183,9 @@ def _scaled(name: str, value: float, actions: tuple[Action, ...], host: Host) ->
     return value * statistics.median(factors) if factors else value
 
 
-def _text_bytes(path: object) -> int:
+def _text_bytes(path: Path) -> int:
     """The bytes of a text; 0 where there is none."""
-    if not isinstance(path, str | Path) or not path:
-        return 0
-    file = Path(path)
-    return file.stat().st_size if file.is_file() else 0
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _number(facts: Mapping[str, object], name: str) -> int:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from ingot.artifacts.errors import DataError, IngotError, RecipeError, RequirementError
 from ingot.pipeline import layers, recipe
-from ingot.pipeline.data import BUNDLED, BUNDLED_ORIGIN
+from ingot.pipeline.data import BUNDLED, BUNDLED_ORIGIN, texts_of
 from ingot.pipeline.recipe import Recipe
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Load = Callable[[str], Recipe]
 
@@ -243,3 +241,16 @@ def test_an_error_in_a_recipe_is_a_usage_error(load: Load) -> None:
     with pytest.raises(IngotError) as caught:
         load("modle: x\n")
     assert caught.value.exit_code == 2
+
+
+def test_the_texts_of_a_role_are_found_whether_a_stage_takes_one_or_several() -> None:
+    @dataclass
+    class Params:
+        evaluation: str | None = None
+        selection: tuple[str, ...] = ()
+
+    assert texts_of(Params(), "evaluation") == texts_of(Params(), "selection") == ()
+    assert texts_of(Params(), "training") == ()
+    found = Params("e.txt", ("a.txt", "b.txt"))
+    assert texts_of(found, "evaluation") == (Path("e.txt"),)
+    assert texts_of(found, "selection") == (Path("a.txt"), Path("b.txt"))
