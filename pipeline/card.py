@@ -12,7 +12,7 @@ from .units import show, show_bytes, show_count, show_delta, show_interval
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .report.model import RunReport, TargetReport
+    from .report.model import RunReport, SourceReport, TargetReport
 
 PIPELINE_TAGS = {
     CAUSAL: "text-generation",
@@ -20,6 +20,7 @@ PIPELINE_TAGS = {
     SEQ2SEQ: "text2text-generation",
 }
 PAST = "past_key_values."
+UNSTATED = "not stated; ask its authors before you share this"
 
 
 def render_card(report: RunReport, target: TargetReport, session: Mapping[str, Any]) -> str:
@@ -52,8 +53,12 @@ def _body(report: RunReport, target: TargetReport) -> Iterator[str]:
         f"from {escape(model.uri)}{_revision(report)}. Gate: **{target.status}**."
     )
     yield ""
-    licence = model.license or "not stated; ask its authors before you share this"
-    yield f"Licence of the source: {escape(licence)}."
+    if len(target.sources) > 1:
+        yield "Made of:"
+        yield ""
+        yield from (f"- {_source(each)}" for each in target.sources)
+    else:
+        yield f"Licence of the source: {escape(model.license or UNSTATED)}."
     yield ""
     if target.widths:
         widths = (f"{escape(w.name)} {show_count(w.parameters)}" for w in target.widths)
@@ -65,6 +70,11 @@ def _body(report: RunReport, target: TargetReport) -> Iterator[str]:
         "[report.html](report.html) the whole report."
     )
     yield ""
+
+
+def _source(source: SourceReport) -> str:
+    revision = f" at revision `{escape(source.revision)}`" if source.revision else ""
+    return f"{escape(source.uri)}{revision}; licence: {escape(source.license or UNSTATED)}"
 
 
 def _revision(report: RunReport) -> str:

@@ -31,16 +31,13 @@ def manifest(
     report: RunReport, target: TargetReport, artifact: Artifact, files: Mapping[str, tuple[int, str]]
 ) -> dict[str, Any]:
     """The content of `manifest.json`; files: path → size in bytes and SHA-256, of all but the manifest."""
-    model = report.model
-    source = {
-        "uri": model.uri,
-        "revision": model.revision,
-        "license": model.license,
-        "artifact": model.digest,
-    }
+    sources = (
+        {"uri": each.uri, "revision": each.revision, "license": each.license, "artifact": each.digest}
+        for each in target.sources
+    )
     return {
         "schema": SCHEMA,
-        "name": f"{model.name}-{target.name}",
+        "name": f"{report.model.name}-{target.name}",
         "target": target.name,
         "profile": target.profile,
         "status": target.status,
@@ -49,7 +46,9 @@ def manifest(
         "created": report.started,
         "artifact": artifact.digest,
         "kind": artifact.kind,
-        "sources": [{name: value for name, value in source.items() if value is not None}],
+        "sources": [
+            {name: value for name, value in source.items() if value is not None} for source in sources
+        ],
         "data": [
             {"role": data.role, "name": data.name, "sha256": data.sha256, "bundled": data.is_bundled}
             for data in report.data

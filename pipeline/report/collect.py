@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts import schema
 from ...artifacts.errors import CorruptError
 from .. import measurements as measured
-from ..data import BUNDLED_ORIGIN, ROLES
+from ..data import BUNDLED_ORIGIN, EVALUATION, ROLES, texts_of
 from ..outcome import Ending
 from ..rules import read_bound
+from ..steps import LOAD
 from ..verdicts import judge
 from .blame import with_steps
 from .documents import document_deltas, spreads, timings
@@ -22,13 +23,14 @@ from .model import (
     FileReport,
     ModelReport,
     NodeReport,
+    SourceReport,
     TargetReport,
     Width,
 )
 from .weights import layer_errors, tensor_evidence, weight_groups, worst_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ...artifacts.manifest import Artifact
     from ...artifacts.store import Store
@@ -81,6 +83,7 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         timings=timings(cost) if cost else (),
         documents=document_deltas(quality) if quality else (),
         lineage=tuple(result.key for result in lineage if result.key),
+        sources=tuple(source_reports(graph, lineage)),
         weights=weight_groups(lineage),
         worst_tensors=worst_tensors(lineage),
         layer_errors=layer_errors(lineage),
@@ -92,6 +95,20 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         cell_of=leaf.cell_of,
         cell=leaf.cell,
     )
+
+
+def source_reports(graph: Graph, lineage: Sequence[NodeResult]) -> Iterator[SourceReport]:
+    """What the loaded nodes of a lineage are: where from, under which licence, in which artifact."""
+    for result in lineage:
+        node = graph.nodes[result.node]
+        if node.inputs:
+            continue
+        known = graph.sources.get(node.name, graph.facts if node.name == LOAD else {})
+        source: Mapping[str, Any] = known.get("source") or {}  # type: ignore[assignment]
+        named = next((str(value) for value in vars(node.params).values() if isinstance(value, str)), "")
+        digest = result.artifact.digest if result.artifact else None
+        uri = str(source.get("uri") or Path(named).name)
+        yield SourceReport(node.name, uri, source.get("revision"), source.get("license"), digest)
 
 
 def model_report(graph: Graph, outcome: Outcome) -> ModelReport:
@@ -131,24 +148,24 @@ def node_reports(
 
 def data_reports(graph: Graph, outcome: Outcome) -> tuple[DataReport, ...]:
     """The texts that stages read, by role; the evaluation text with its digest and counts."""
-    found: dict[str, DataReport] = {}
+    found: dict[str, tuple[DataReport, ...]] = {}
     for node in graph.nodes.values():
         for role in ROLES:
-            path = getattr(node.params, role, None)
-            if path is not None and role not in found:
+            texts = texts_of(node.params, role)
+            if texts and role not in found:
                 is_bundled = node.origins.get(role) == BUNDLED_ORIGIN
-                found[role] = DataReport(role, Path(path).name, is_bundled=is_bundled)
+                found[role] = tuple(DataReport(role, text.name, is_bundled=is_bundled) for text in texts)
     for leaf in graph.targets.values():
         quality = _measurements(outcome.results[leaf.quality].artifact)
         if quality and quality.metrics:
             metric = next(iter(quality.metrics.values()))
-            known = found.get("evaluation", DataReport("evaluation", ""))
-            digest = quality.data.get("evaluation")
-            found["evaluation"] = DataReport(
-                "evaluation", known.name, str(digest) if digest else None,
+            (known,) = found.get(EVALUATION, (DataReport(EVALUATION, ""),))
+            digest = quality.data.get(EVALUATION)
+            found[EVALUATION] = (DataReport(
+                EVALUATION, known.name, str(digest) if digest else None,
                 metric.documents, metric.tokens, known.is_bundled, _pairs(quality),
-            )  # fmt: skip
-    return tuple(found.values())
+            ),)  # fmt: skip
+    return tuple(report for reports in found.values() for report in reports)
 
 
 def _pairs(quality: Measurements) -> str:

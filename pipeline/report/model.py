@@ -37,6 +37,17 @@ class ModelReport:
 
 
 @dataclass(frozen=True)
+class SourceReport:
+    """A checkpoint or an adapter that a target is made of. node: what loaded it.  digest: of its artifact."""
+
+    node: str
+    uri: str
+    revision: str | None = None
+    license: str | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
 class DataReport:
     """A text that the run used.
 
@@ -138,8 +149,8 @@ class TargetReport:
     explanation: why it is `error` or `unverified`, empty otherwise.  delivery: the directory that was
     written, None when none was.  cell_of, cell: the target that a matrix fans out, and this cell's values.
     worst_tensors: those that rounding changed most.  layer_errors: of what they give, layer by layer.
-    evidence: all that was observed of each weight.  sweep: its cells, whose sides are `reference` and
-    `value`.  steps: the stages from the source to the artifact.
+    evidence: all that was observed of each weight.  sources: all that it is made of.  sweep: its cells, whose
+    sides are `reference` and `value`.  steps: the stages from the source to the artifact.
     """
 
     name: str
@@ -162,6 +173,7 @@ class TargetReport:
     cell_of: str | None = None
     cell: Facts = field(default_factory=dict)
     lineage: tuple[str, ...] = ()
+    sources: tuple[SourceReport, ...] = ()
     notes: tuple[str, ...] = ()
     weights: tuple[WeightGroup, ...] = ()
     worst_tensors: tuple[TensorError, ...] = ()

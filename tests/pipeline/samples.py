@@ -234,6 +234,7 @@ def target(name: str, status: model.Status | None = None, **changes: object) -> 
         timings=timings(costs),
         documents=document_deltas(quality),
         lineage=("d4" * 32, "e5" * 32, "f6" * 32),
+        sources=(model.SourceReport("load", "ingot-tiny", license="apache-2.0", digest="9a" * 32),),
         weights=weights(),
         layer_errors=tuple(parts.LayerError(str(n), 0.04 + n / 100, 0.07 + n / 80) for n in range(6)),
         worst_tensors=tuple(
