@@ -87,6 +87,21 @@ def calibrated(params: Any, work: Work) -> Estimate:
     )
 
 
+def magnitude(_params: Any, work: Work) -> Estimate:
+    """`prune.magnitude`: one pass over the weights, each sorted or counted."""
+    return Estimate(
+        TORCH_SECONDS + 3e-8 * work.parameters,
+        TORCH_BYTES + FLOAT32 * work.parameters // 4,
+        work.input_bytes,
+        mapped_bytes=work.input_bytes // 2,
+    )
+
+
+def pruned(params: Any, work: Work) -> Estimate:
+    """`prune.wanda` and `prune.sparsegpt`: what calibrating takes, and a checkpoint as large as before."""
+    return replace(calibrated(params, work), output_bytes=work.input_bytes)
+
+
 def grids(params: Any, work: Work) -> Estimate:
     """`quantize.static`: the text through the network once, with histograms of every input and products of a
     sample; `quantize.smoothquant` takes a plain pass before, or alone.
@@ -250,6 +265,9 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "merge.search": merge_search,
     "load.quantized": load_quantized,
     "dequantize": dequantize,
+    "prune.magnitude": magnitude,
+    "prune.wanda": pruned,
+    "prune.sparsegpt": pruned,
     "quantize.rtn": rounding,
     "quantize.dynamic": rounding,
     "quantize.gptq": calibrated,

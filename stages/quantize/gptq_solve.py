@@ -5,10 +5,16 @@ Everything is float32 in torch on the processor or a device; weights are [rows, 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from ..model.calibration.second_order import LAZY, Factor, blocks_of
+from ..model.calibration.columns import sweep
+from ..model.calibration.second_order import Factor, blocks_of
 from .hessian import Levels
+
+if TYPE_CHECKING:
+    from ..model.calibration.columns import Settle
 
 
 def round_columns(weight: torch.Tensor, levels: Levels, factor: Factor) -> torch.Tensor:
@@ -16,28 +22,28 @@ def round_columns(weight: torch.Tensor, levels: Levels, factor: Factor) -> torch
 
     Works on the transposed matrix, in which a column is contiguous.
     """
-    rows, width = weight.shape
-    codes = weight.new_empty(rows, width)
+    codes = torch.empty_like(weight)
     group = levels.group[factor.order]
-    for part in blocks_of(rows):
+    for part in blocks_of(len(weight)):
         left = weight[part][:, factor.order].T.contiguous()
-        scales, zeros = levels.scales[part].T.contiguous(), levels.zeros[part].T.contiguous()
         found = torch.empty_like(left)
-        for start in range(0, width, LAZY):
-            stop = min(start + LAZY, width)
-            block, upper = left[start:stop], factor.upper[start:stop, start:stop]
-            errors = torch.empty_like(block)
-            for row in range(stop - start):
-                value, number = block[row], group[start + row]
-                scale, zero = scales[number], zeros[number]
-                code = (value / scale).round_().add_(zero).clamp_(0, 2**levels.bits - 1)
-                found[start + row] = code
-                error = (value - (code - zero) * scale).div_(upper[row, row])
-                errors[row] = error
-                block[row + 1 :].addr_(upper[row, row + 1 :], error, alpha=-1)
-            left[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
+        sweep(left, factor.upper, rounding(levels.rows(part), group, found))
         codes[part, factor.order] = found.T
     return codes
+
+
+def rounding(levels: Levels, group: torch.Tensor, found: torch.Tensor) -> Settle:
+    """Settles a column at the nearest levels. group: of each column in its order; found: takes the codes."""
+    scales, zeros = levels.scales.T.contiguous(), levels.zeros.T.contiguous()
+    highest = 2**levels.bits - 1
+
+    def settle(place: int, values: torch.Tensor) -> torch.Tensor:
+        scale, zero = scales[group[place]], zeros[group[place]]
+        code = (values / scale).round_().add_(zero).clamp_(0, highest)
+        found[place] = code
+        return code.sub_(zero).mul_(scale)
+
+    return settle
 
 
 def corrected(weight: torch.Tensor, hessian: torch.Tensor, cross: torch.Tensor, damp: float) -> torch.Tensor:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # Rows are worked on in blocks of this many, always: a product over more rows may sum in another order.
 ROWS = 512
-# Columns whose updates are gathered before the rest of the matrix is touched (section 3.3, "lazy batches").
-LAZY = 128
 # How often damping may grow tenfold when a Hessian is singular in spite of it.
 TRIES = 4
 
@@ -31,27 +29,35 @@ class Factor:
 
     upper: U of the Cholesky factorization H⁻¹ = UᵀU, in the order of ``order``.  damp: the share of the mean
     diagonal that was added to make it definite.  condition: (max / min of the diagonal of the Cholesky factor
-    of H)², a lower bound of the condition number.  dead: features that were zero for every token.
+    of H)², a lower bound of the condition number.  is_dead: bool [in], in the same order, features that were
+    zero for every token.
     """
 
     upper: torch.Tensor
     order: torch.Tensor
     damp: float
     condition: float
-    dead: int
+    is_dead: torch.Tensor
+
+    @property
+    def dead(self) -> int:
+        """How many features were zero for every token."""
+        return int(self.is_dead.sum())
 
 
-def factorize(hessian: torch.Tensor, damp: float, *, desc_act: bool) -> Factor:
+def factorize(hessian: torch.Tensor, damp: float, *, desc_act: bool, group: int = 1) -> Factor:
     """Damps and factorizes XXᵀ [in, in].
 
     damp: share of the mean diagonal that is added; grows tenfold, up to four times, until it suffices.
-    desc_act: columns with the largest diagonal first. Raises StageError when no damping helps.
+    desc_act: columns with the largest diagonal first, or with group those ``group`` consecutive ones, which
+    stay together. Raises StageError when no damping helps.
     """
     diagonal = hessian.diagonal()
     dead = diagonal <= 0
     order = torch.arange(len(hessian), device=hessian.device)
     if desc_act:
-        order = torch.argsort(diagonal, descending=True, stable=True)
+        first = torch.argsort(diagonal.reshape(-1, group).sum(1), descending=True, stable=True)
+        order = order.reshape(-1, group)[first].flatten()
     ordered = hessian[order][:, order]
     # A feature that never acts leaves its weights free; 1 keeps them out of the others' way.
     ordered.diagonal()[dead[order]] = 1.0
@@ -65,7 +71,7 @@ def factorize(hessian: torch.Tensor, damp: float, *, desc_act: bool) -> Factor:
         if not failed and bool(torch.isfinite(upper).all()):
             spread = lower.diagonal()
             condition = float((spread.max() / spread.min()) ** 2)
-            return Factor(upper, order, damp, condition, int(dead.sum()))
+            return Factor(upper, order, damp, condition, dead[order])
         damp = max(10 * damp, 1e-4)
     raise StageError(
         f"the Hessian of {len(hessian)} features is singular, damped by {damp:.0%} of its mean diagonal too",

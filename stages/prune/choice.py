@@ -1,0 +1,150 @@
+"""Which weights are pruned, and how much of each: the parameters that all methods share."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import RecipeError, nearest
+from ...artifacts.schema import param
+
+if TYPE_CHECKING:
+    from ..model.families import Architecture, Linear
+
+DEFAULT_SPARSITY = 0.5
+# Of how many consecutive inputs of a row half stay: what sparse tensor cores and their compilers take.
+GROUPS: Mapping[str, int] = {"2:4": 4, "4:8": 8}
+OVERRIDABLE = ("sparsity", "pattern")
+
+
+@dataclass(frozen=True)
+class Target:
+    """How much of a weight becomes zero. sparsity: the share of it, above 0 and below 1.
+
+    group: that share of every so many consecutive inputs of a row; 0 leaves free where the zeros are.
+    """
+
+    sparsity: float
+    group: int = 0
+
+    @property
+    def label(self) -> str | None:
+        """The name of its pattern."""
+        return next((label for label, group in GROUPS.items() if group == self.group), None)
+
+
+@dataclass(frozen=True)
+class PruneParams:
+    """Parameters of every method that sets single weights to zero."""
+
+    sparsity: float | None = param(
+        None,
+        minimum=0.0,
+        maximum=1.0,
+        doc="share of each weight that becomes zero, above 0 and below 1; 0.5 where no pattern is given, as "
+        "papers compare at",
+    )
+    pattern: str | None = param(
+        None,
+        choices=tuple(GROUPS),
+        doc="in its place 2:4 or 4:8, of so many consecutive inputs at most so many stay: what sparse "
+        "kernels take",
+    )
+    only: tuple[str, ...] = param(
+        (),
+        doc="patterns of linear weights to prune, such as *.mlp.*; where there are none, all of the layers, "
+        "and not the output head",
+    )
+    ignore: tuple[str, ...] = param(
+        (), doc="patterns of weights to leave bit for bit, such as *.down_proj.weight"
+    )
+    overrides: Mapping[str, Mapping[str, object]] | None = param(
+        None,
+        doc="pattern of weights → sparsity or pattern for them, such as "
+        '{"*.down_proj.weight": {sparsity: 0.3}}; the last pattern that matches has the last word',
+    )
+
+    def __post_init__(self) -> None:
+        """Raises RecipeError for a sparsity out of range, and for one beside a pattern."""
+        target("prune", self.sparsity, self.pattern)
+
+    @property
+    def target(self) -> Target:
+        """What is asked for where no override says otherwise."""
+        return target("prune", self.sparsity, self.pattern)
+
+
+def target(label: str, sparsity: object, pattern: object) -> Target:
+    """The target that two values ask for; raises RecipeError that names ``label`` where they ask for none."""
+    if pattern is not None:
+        if pattern not in GROUPS:
+            raise RecipeError(f"{label}.pattern: {pattern!r} is not one of {', '.join(GROUPS)}")
+        if sparsity is not None:
+            raise RecipeError(
+                f"{label}: sparsity and pattern are two targets, and {pattern} leaves half",
+                fix="leave one of them out",
+            )
+        return Target(0.5, GROUPS[str(pattern)])
+    share = DEFAULT_SPARSITY if sparsity is None else sparsity
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise RecipeError(f"{label}.sparsity: {share!r} is not above 0 and below 1", fix="0.5 prunes half")
+    return Target(float(share))
+
+
+def choose(model: Architecture, params: PruneParams) -> dict[str, Target]:
+    """The weights to prune, by tensor name, in the order of computation.
+
+    A head that is tied to the embedding is no weight of its own, so it always stays. Raises RecipeError for a
+    pattern that matches no weight, for an override of what cannot be overridden, for groups that do not
+    divide a row, and where nothing would be pruned.
+    """
+    linears = {linear.name: linear for linear in model.linears}
+    chosen = [name for name, linear in linears.items() if linear.layer is not None]
+    if params.only:
+        wanted = {name for pattern in params.only for name in _matching(list(linears), pattern, "only")}
+        chosen = [name for name in linears if name in wanted]
+    targets = dict.fromkeys(chosen, params.target)
+    for pattern, changes in (params.overrides or {}).items():
+        changed = _overridden(pattern, changes)
+        for name in _matching(chosen, pattern, "overrides"):
+            targets[name] = changed
+    for pattern in params.ignore:
+        for name in _matching(chosen, pattern, "ignore"):
+            targets.pop(name, None)
+    if not targets:
+        raise RecipeError("no weight would be pruned", fix="ignore less, or drop the prune stage")
+    for name, each in targets.items():
+        _require_divided(linears[name], each)
+    return targets
+
+
+def _overridden(pattern: str, changes: Mapping[str, object]) -> Target:
+    label = f"prune.overrides.{pattern}"
+    for key in changes:
+        if key not in OVERRIDABLE:
+            guess = nearest(key, OVERRIDABLE)
+            fix = f"did you mean {guess}?" if guess else f"write {' or '.join(OVERRIDABLE)}"
+            raise RecipeError(f"{label}.{key} is not a known name", fix=fix)
+    if not changes:
+        raise RecipeError(f"{label} changes nothing", fix=f"write {' or '.join(OVERRIDABLE)}")
+    return target(label, changes.get("sparsity"), changes.get("pattern"))
+
+
+def _matching(names: list[str], pattern: str, key: str) -> list[str]:
+    found = fnmatch.filter(names, pattern)
+    if not found:
+        raise RecipeError(
+            f"prune.{key}: {pattern!r} matches no weight",
+            fix=f"weights are called like {next(iter(names), 'nothing')}",
+        )
+    return found
+
+
+def _require_divided(linear: Linear, chosen: Target) -> None:
+    if chosen.group and linear.in_features % chosen.group:
+        raise RecipeError(
+            f"groups of {chosen.group} do not divide the {linear.in_features} inputs of {linear.name}",
+            fix="give a sparsity in place of the pattern, or name the weight in ignore",
+        )

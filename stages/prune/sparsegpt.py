@@ -1,0 +1,51 @@
+"""`prune.sparsegpt`: what stays makes up for what goes, by second-order statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...artifacts.schema import param
+from ..base import Context, Result, stage
+from .calibrated import CalibratedPruneParams
+
+
+@dataclass(frozen=True)
+class SparseGptParams(CalibratedPruneParams):
+    """Parameters of `prune.sparsegpt`."""
+
+    damp_percent: float = param(
+        0.01,
+        minimum=0.0,
+        maximum=1.0,
+        doc="share of its mean that is added to the Hessian's diagonal; the paper's hundredth, which grows "
+        "by itself where a Hessian is singular",
+    )
+    desc_act: bool = param(
+        True,
+        doc="columns with the strongest inputs first, group by group where there is a pattern; less is lost "
+        "so, at no cost",
+    )
+    refit_steps: int = param(
+        10,
+        minimum=0,
+        doc="steps of conjugate gradients that fit all that stays once it is known what goes; a sweep moves "
+        "only what is behind a column. 10 take a fifth off what 2:4 loses",
+    )
+
+
+@stage(
+    "prune.sparsegpt",
+    params=SparseGptParams,
+    inputs={"model": ("checkpoint",)},
+    output="checkpoint",
+    version=1,
+    determinism="seeded",
+    tools=("numpy", "tokenizers", "torch"),
+    summary="SparseGPT: entries go column by column, each paid by those that stay; needs a calibration text",
+)
+def run(context: Context[SparseGptParams]) -> Result:
+    """Prunes the checkpoint `model` (arXiv:2301.00774), later layers by what pruned ones before them give."""
+    from .calibrated import prune
+    from .sparsegpt_method import SparseGpt
+
+    return prune(context, SparseGpt(context.params))
