@@ -11,7 +11,7 @@ anew, with gradients, on the way down.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from ..families import Architecture
 from .shelf import Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from ..families import Linear
 
@@ -35,27 +35,35 @@ if TYPE_CHECKING:
     Squares = dict[str, torch.Tensor]
 
 
-class _Watched(BlockTensors):
-    """Tensors that keep the outputs of linear maps, by batch, so that their gradients can be asked for."""
+class Watched(BlockTensors):
+    """Tensors that keep, for one batch, what gradients will be asked of: the outputs of linear maps."""
 
-    def __init__(self, kept: BlockTensors, outputs: dict[str, torch.Tensor]) -> None:
+    def __init__(self, kept: BlockTensors) -> None:
         self.device, self.dtype = kept.device, kept.dtype
         self._kept = kept
-        self._outputs = outputs
+        self._outputs: dict[str, torch.Tensor] = {}
 
-    def vector(self, name: str) -> torch.Tensor:
+    def squares(self) -> Squares:
+        """Squared gradients, once the way back is done; of the outputs, by map, summed over tokens."""
+        return {
+            name: value.grad.reshape(-1, value.shape[-1]).square().sum(0)
+            for name, value in self._outputs.items()
+            if value.grad is not None
+        }
+
+    def vector(self, name: str) -> torch.Tensor:  # noqa: D102 # as in BlockTensors, all of these
         return self._kept.vector(name)
 
-    def rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
+    def rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:  # noqa: D102
         return self._kept.rows(name, ids)
 
-    def matrix(self, linear: Linear) -> torch.Tensor:
+    def matrix(self, linear: Linear) -> torch.Tensor:  # noqa: D102
         return self._kept.matrix(linear)
 
-    def original(self, linear: Linear) -> torch.Tensor:
+    def original(self, linear: Linear) -> torch.Tensor:  # noqa: D102
         return self._kept.original(linear)
 
-    def given(self, linear: Linear, value: torch.Tensor) -> torch.Tensor:
+    def given(self, linear: Linear, value: torch.Tensor) -> torch.Tensor:  # noqa: D102
         if not value.requires_grad:  # behind the tokens' embedding, nothing that came before asks for one
             value.requires_grad_()
         value.retain_grad()
@@ -67,7 +75,7 @@ class _Watched(BlockTensors):
 class Fisher:
     """A network, and a text to take through it forwards and back. All is computed in float32.
 
-    seed: of the tokens that are drawn.
+    seed: of the tokens that are drawn.  watch: what squares are of.
     """
 
     model: Architecture
@@ -77,6 +85,7 @@ class Fisher:
     device: torch.device
     threads: int
     seed: int
+    watch: Callable[[BlockTensors], Watched] = Watched
 
     def squares(self, progress: Report) -> Squares:
         """By linear map, the sum of its outputs' squared gradients over the text by token: float32 [out].
@@ -85,10 +94,17 @@ class Fisher:
         nats, as far as errors of different features and tokens do not go together. Results are the same for
         any number of threads.
         """
-        torch.set_num_threads(1)
-        todo = list(steps(self.model))
         tokens = sum(batch.ids.numel() for batch in self.batches)
         found: Squares = {}
+        for _, squares in self.walk(progress):
+            for name, value in squares.items():
+                found[name] = found[name] + value if name in found else value
+        return {name: total / tokens for name, total in found.items()}
+
+    def walk(self, progress: Report) -> Iterator[tuple[Step, Squares]]:
+        """The steps on the way down, each with its squares, summed over batches."""
+        torch.set_num_threads(1)
+        todo = list(steps(self.model))
         with ThreadPoolExecutor(self.threads, initializer=_quiet) as pool:
             kept = self._up(todo, pool, progress)
             gradients: list[torch.Tensor | None] = [None] * len(self.batches)
@@ -96,8 +112,8 @@ class Fisher:
             for number in reversed(range(len(todo))):
                 step = todo[number]
                 progress(2 * len(todo) - 1 - number, 2 * len(todo), f"{step.name} back")
-                gradients, memory = self._down(step, kept.pop(), gradients, memory, found, pool)
-        return {name: total / tokens for name, total in found.items()}
+                gradients, memory, squares = self._down(step, kept.pop(), gradients, memory, pool)
+                yield step, squares
 
     def _up(self, todo: list[Step], pool: ThreadPoolExecutor, progress: Report) -> list[list[State]]:
         """The states in front of every step."""
@@ -126,21 +142,22 @@ class Fisher:
         states: list[State],
         gradients: list[torch.Tensor | None],
         memory: list[torch.Tensor | None],
-        found: Squares,
         pool: ThreadPoolExecutor,
-    ) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
+    ) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None], Squares]:
         tensors = BlockTensors(self.source, self.device, torch.float32)
         tensors.bring(step.linears)
 
         def on(number: int) -> tuple[torch.Tensor | None, torch.Tensor | None, Squares]:
             return self._back(step, tensors, number, states[number], gradients[number], memory[number])
 
-        results = list(pool.map(on, range(len(self.batches))))
-        tensors.release()
-        for _, _, squares in results:
+        below, memories, found = [], [], dict[str, torch.Tensor]()
+        for gradient, held, squares in pool.map(on, range(len(self.batches))):
+            below.append(gradient)
+            memories.append(held)
             for name, value in squares.items():
                 found[name] = found[name] + value if name in found else value
-        return [each[0] for each in results], [each[1] for each in results]
+        tensors.release()
+        return below, memories, found
 
     def _back(
         self,
@@ -151,27 +168,20 @@ class Fisher:
         gradient: torch.Tensor | None,
         memory: torch.Tensor | None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, Squares]:
-        """The gradients of a step's state and memory, and the squares of its maps, for one batch."""
+        """The gradients of a step's state and memory, and the squares of what is watched, for one batch."""
         hidden = state.hidden.detach().requires_grad_()
         held = state.memory.detach().requires_grad_() if state.memory is not None else None
-        outputs: dict[str, torch.Tensor] = {}
+        watched = self.watch(tensors)
         with torch.enable_grad():
-            run = step.run(
-                _Watched(tensors, outputs), lambda tensor: tensor, self.batches[number], State(hidden, held)
-            )
+            run = step.run(watched, lambda tensor: tensor, self.batches[number], State(hidden, held))
             given = finish(run)
             if gradient is None and not step.is_memory:
                 _end(given, self.model, self.seed + number)
             elif given.requires_grad:
                 torch.autograd.backward(given, memory if step.is_memory else gradient)
-        squares = {
-            name: value.grad.reshape(-1, value.shape[-1]).square().sum(0)
-            for name, value in outputs.items()
-            if value.grad is not None
-        }
         if held is not None and held.grad is not None:
             memory = held.grad if memory is None else memory + held.grad
-        return hidden.grad, memory, squares
+        return hidden.grad, memory, watched.squares()
 
 
 def _end(given: torch.Tensor, model: Architecture, seed: int) -> None:

@@ -87,6 +87,10 @@ class Journal:
         self._replace(RECORD, json.dumps(record).encode())
         (self._directory / before).unlink(missing_ok=True)
 
+    def steps(self) -> list[str]:
+        """The names of the steps that are done, of an earlier run as well."""
+        return [each.step for each in self._done] if self._done or self.resume()[0] else []
+
     def results(self) -> TensorSource:
         """The tensors of all steps."""
         return TensorSource.open(self._directory / each.file for each in self._done)
