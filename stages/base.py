@@ -47,6 +47,8 @@ BUILTIN: Mapping[str, str] = {
     "merge.dare_ties": "ingot.stages.merge.methods.dare_ties",
     "merge.della": "ingot.stages.merge.methods.della",
     "merge.della_linear": "ingot.stages.merge.methods.della_linear",
+    "merge.fisher": "ingot.stages.merge.methods.fisher",
+    "merge.regmean": "ingot.stages.merge.methods.regmean",
     "merge.karcher": "ingot.stages.merge.methods.karcher",
     "merge.linear": "ingot.stages.merge.methods.linear",
     "merge.model_stock": "ingot.stages.merge.methods.model_stock",

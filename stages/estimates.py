@@ -169,6 +169,22 @@ def lora(_params: Any, work: Work) -> Estimate:
     )
 
 
+def merge_measured(params: Any, work: Work) -> Estimate:
+    """`merge.fisher` and `merge.regmean`: a text through each model first, there and for some back as well.
+
+    What is found of a model has a number for every weight, or about as many.
+    """
+    merged = merge(params, work)
+    tokens = params.samples * params.window
+    models = max(2, len(work.inputs))
+    seconds = models * (3e-10 * tokens + 2e-9) * work.parameters
+    return replace(
+        merged,
+        cpu_seconds=merged.cpu_seconds + seconds,
+        memory_bytes=TORCH_BYTES + params.activation_budget_mb * MB + FLOAT32 * work.parameters // 2,
+    )
+
+
 def merge_search(params: Any, work: Work) -> Estimate:
     """`merge.search`: every trial makes the whole merge and takes its texts through it."""
     merged = merge(params, work)
@@ -262,6 +278,8 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "fuse.lora": lora,
     "fuse.rotate": rotate,
     **{name: merge for name in BUILTIN if name.partition(".")[0] == "merge"},
+    "merge.fisher": merge_measured,
+    "merge.regmean": merge_measured,
     "merge.search": merge_search,
     "load.quantized": load_quantized,
     "dequantize": dequantize,

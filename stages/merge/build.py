@@ -16,6 +16,7 @@ from .operands import StoredOperand
 from .output_config import main_dtype, output_config
 from .resolve import Plan, resolve
 from .sidecars import with_token_ids, write_sidecars
+from .statistics import with_statistics
 from .vocabulary import Words, merged_words, require_same_words
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
     names = [task.output.name for task in plan.tasks]
     network = outline(made.config, CONFIG_FILE, names, models[recipe.donor].checkpoint.outline.context)
     write_sidecars(context, recipe, models, made.words, made.config)
+    tasks = plan.tasks
+    if method.statistics is not None:
+        tasks = with_statistics(context, models, method.statistics, tasks)
     observed = execute(
-        plan.tasks,
+        tasks,
         {method.name: method},
         context.output,
         job=context.job,

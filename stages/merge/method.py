@@ -18,24 +18,30 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...artifacts.entry_points import entry_points
 from ...artifacts.errors import IngotError, RecipeError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
 
+    from ..base import Context
+    from ..model.checkpoint import Checkpoint
     from .blocks import Block, Blocks, Fused
+    from .statistics import Statistic
     from .task import Operand, TensorTask
 
     # One block of the output, float32 [block.count]; it may be a buffer of the block's.
     Kernel = Callable[[Block], torch.Tensor]
     Merge = Callable[[TensorTask, Blocks], Kernel | Fused | Operand]
     Check = Callable[[TensorTask], None]
+    # What is found of a model over a calibration text, by its own names of tensors. The context is that of
+    # the stage, with the model as its only input, called ``model``, and a directory of the model's own.
+    Measure = Callable[[Context[Any], Checkpoint], Mapping[str, Statistic]]
 
 Scope = Literal["shared", "input", "non_base"]
 Base = Literal["none", "optional", "required"]
@@ -51,6 +57,7 @@ BUILTIN = (
     "dare_ties",
     "della",
     "della_linear",
+    "fisher",
     "karcher",
     "linear",
     "model_stock",
@@ -60,6 +67,7 @@ BUILTIN = (
     "passthrough",
     "ram",
     "ramplus_tl",
+    "regmean",
     "sce",
     "slerp",
     "task_arithmetic",
@@ -107,6 +115,7 @@ class Method:
     elements, rows (of the last dimension), or the tensor, whose memory then is not bounded by blocks.
     is_random: whether it draws, so that the seed decides what comes out.  paper: where it is from.
     check: raises InputError for a task whose parameters it cannot be carried out with, before anything runs.
+    statistics: finds what it needs to know of each model beside the weights; see `statistics.py`.
     """
 
     name: str
@@ -120,6 +129,7 @@ class Method:
     unit: Unit = "element"
     is_random: bool = False
     check: Check | None = None
+    statistics: Measure | None = None
 
     def parameter(self, name: str) -> Parameter:
         """The parameter called ``name``; raises RecipeError with the nearest one."""
@@ -151,6 +161,13 @@ def get(name: str) -> Method:
     if not isinstance(found, Method) or found.name != name:
         raise RecipeError(f"merge method {name!r} is registered, but its module does not define it")
     return found
+
+
+def refuse_statistics(method: Method, what: str) -> None:
+    """Raises RecipeError for a method that takes a calibration text, which ``what`` has no place for."""
+    if method.statistics is not None:
+        fix = f"write it as a step of its own: merge: {{method: {method.name}, models: [...]}}"
+        raise RecipeError(f"{method.name} takes a calibration text, for which {what} has no place", fix=fix)
 
 
 def load_method_file(path: Path) -> Method:

@@ -16,7 +16,7 @@ from ...artifacts.errors import InputError, RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Expansion, Result, stage
 from .config import read_short
-from .method import get
+from .method import get, refuse_statistics
 from .references import Given
 from .space import WEIGHT, WEIGHTS, Space
 from .stage import INPUTS, ShortParams, expand_short
@@ -84,7 +84,9 @@ def _expand(values: Mapping[str, object], directory: Path, before: str) -> Expan
     algorithm = values.get("algorithm")
     if not isinstance(algorithm, str):
         raise RecipeError("algorithm is missing", fix="name a method to search, such as task_arithmetic")
-    found = expand_short(_of_merge(values), get(algorithm), directory, before)
+    method = get(algorithm)
+    refuse_statistics(method, "a search")
+    found = expand_short(_of_merge(values), method, directory, before)
     return Expansion({**values, **found.values}, found.sources)
 
 

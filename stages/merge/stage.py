@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Expansion, Result, Stage, stage
+from ..model.calibration.calibrate import CalibratedParams
 from .config import DTYPES, read_file, read_short, renamed
-from .method import REQUIRED, get, load_method_file
+from .method import REQUIRED, get, load_method_file, refuse_statistics
 from .recipe import Recipe
 from .references import Given, Inputs
 
@@ -82,17 +83,21 @@ class ShortParams:
 
 def merge_stage(method: Method, module: str) -> Stage[Any]:
     """The stage `merge.NAME` of a method. module: where that is defined, so that the key holds its source."""
+    of_text = {field.name for field in dataclasses.fields(CalibratedParams)} if method.statistics else set()
 
     def expand(values: Mapping[str, object], directory: Path, before: str) -> Expansion:
+        text = {name: value for name, value in values.items() if name in of_text}
+        values = {name: value for name, value in values.items() if name not in of_text}
         found = expand_short(values, method, directory, before)
         # A parameter has one place, since defaults are filled in there.
         flat = {**dict(values.get("parameters") or {}), "parameters": None}  # type: ignore[call-overload]
-        return Expansion({**found.values, **flat}, found.sources)
+        return Expansion({**text, **found.values, **flat}, found.sources)
 
     def run(context: Context[Any]) -> Result:
         values = {
             field.metadata.get("written") or field.name: getattr(context.params, field.name)
             for field in dataclasses.fields(context.params)
+            if field.name not in of_text
         }
         del values["titles"]
         written = {name: value for name, value in values.items() if value is not None}
@@ -142,6 +147,7 @@ def _expand_file(values: Mapping[str, object], directory: Path, _before: str) ->
         values = {**values, "method_file": str((directory / Path(str(file)).expanduser()).absolute())}
         own = load_method_file(Path(str(values["method_file"])))
     recipe = read_file(path, inputs, config, own)
+    refuse_statistics(own or get(recipe.method), "a file of mergekit's")
     sources = {
         name: dataclasses.replace(each, origin=f"config.{each.origin}")
         for name, each in inputs.sources.items()
@@ -183,6 +189,7 @@ def _builtin(name: str) -> Method:
         dare_ties,
         della,
         della_linear,
+        fisher,
         karcher,
         linear,
         model_stock,
@@ -192,6 +199,7 @@ def _builtin(name: str) -> Method:
         passthrough,
         ram,
         ramplus_tl,
+        regmean,
         sce,
         slerp,
         task_arithmetic,
@@ -212,7 +220,8 @@ def _params(method: Method) -> type[Any]:
     own = [_field(each) for each in method.parameters]
     namespace = {"__doc__": f"Parameters of `merge.{method.name}`.", "__module__": __name__}
     name = f"{method.name.title().replace('_', '')}Params"
-    return dataclasses.make_dataclass(name, own, bases=(ShortParams,), namespace=namespace, frozen=True)
+    bases = (ShortParams, CalibratedParams) if method.statistics else (ShortParams,)
+    return dataclasses.make_dataclass(name, own, bases=bases, namespace=namespace, frozen=True)
 
 
 def _field(each: Parameter) -> tuple[str, Any, Any]:

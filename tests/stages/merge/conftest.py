@@ -107,6 +107,46 @@ def merge(stored: Store) -> Merge:
     return run
 
 
+@pytest.fixture
+def carry() -> Merge:
+    """carry(name, operands, each=None, **shared): the same of operands, in float32."""
+
+    def run(
+        name: str,
+        inputs: Sequence[StoredOperand],
+        each: Sequence[Mapping[str, object]] | None = None,
+        **shared: object,
+    ) -> torch.Tensor:
+        return carry_out(task_of(name, inputs, None, each, torch.float32, **shared))
+
+    return run
+
+
+@pytest.fixture
+def merged(run_stage: Any, tmp_path: Path) -> Any:
+    """``(stage, values, notes=None) -> Artifact``: expanded as the pipeline does it, then run."""
+    from ingot.stages import base
+
+    def run(stage: str, values: Mapping[str, object], notes: list[str] | None = None) -> Any:
+        from pathlib import Path
+
+        expand = base.get(stage).expand
+        assert expand is not None
+        expansion = expand(values, tmp_path, "load")
+        inputs = {name: Path(source.name) for name, source in expansion.sources.items()}
+        return run_stage(stage, inputs, notes=notes, **expansion.values)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration text."""
+    path = tmp_path_factory.mktemp("text") / "calibration.txt"
+    path.write_text("\n".join(f"the {n} quick brown foxes jump over {n * 7} lazy dogs" for n in range(400)))
+    return path
+
+
 @pytest.fixture(scope="session")
 def sibling(tiny_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Sibling:
     """``(family, name) -> directory``: weights near the family's, shifted by what name gives."""

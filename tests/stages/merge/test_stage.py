@@ -26,20 +26,6 @@ def expand(stage: str, values: Mapping[str, object], directory: Path) -> base.Ex
     return found(values, directory, "load")
 
 
-@pytest.fixture
-def merged(run_stage: Any, tmp_path: Path) -> Any:
-    """``(stage, values, notes=None) -> Artifact``: expanded as the pipeline does it, then run."""
-
-    def run(stage: str, values: Mapping[str, object], notes: list[str] | None = None) -> Any:
-        from pathlib import Path
-
-        expansion = expand(stage, values, tmp_path)
-        inputs = {name: Path(source.name) for name, source in expansion.sources.items()}
-        return run_stage(stage, inputs, notes=notes, **expansion.values)
-
-    return run
-
-
 @pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2", "bert", "t5", "mixtral"])
 def test_a_linear_merge_is_the_weighted_mean_of_every_tensor(family: str, merged: Any, sibling: Any) -> None:
     a, b = sibling(family, "a"), sibling(family, "b")
