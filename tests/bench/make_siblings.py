@@ -4,7 +4,8 @@
 
 What merging costs does not depend on what weights say, but selection depends on how they are spread: those of
 the base are normal with a deviation of 0.02, those of model1, model2 ... differ from it by normal steps of
-0.002, rounded to bfloat16 as training would leave them. The same call writes the same bytes.
+0.002, rounded to bfloat16 as training would leave them. The same call writes the same bytes. Parity is
+measured on larger weights and steps in float32 (`WIDE`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,22 +26,35 @@ if TYPE_CHECKING:
     import torch
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-DEVIATION, STEP = 0.02, 0.002
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How weights are drawn. deviation: of the base's.  step: of how far others are.  dtype: as stored."""
+
+    deviation: float
+    step: float
+    dtype: str
+
+
+TUNED = Spread(0.02, 0.002, "BF16")
+WIDE = Spread(0.1, 0.1, "F32")
 SIZES: dict[str, dict[str, int]] = {
+    "1M": {"hidden": 128, "inner": 384, "layers": 2, "heads": 4, "kv": 2, "vocabulary": 4096},
     "10M": {"hidden": 256, "inner": 768, "layers": 8, "heads": 4, "kv": 2, "vocabulary": 8192},
     "100M": {"hidden": 768, "inner": 2048, "layers": 12, "heads": 12, "kv": 4, "vocabulary": 16384},
     "1.1B": {"hidden": 2048, "inner": 5632, "layers": 22, "heads": 32, "kv": 4, "vocabulary": 32000},
 }
 
 
-def make(directory: Path, size: str, models: int) -> list[Path]:
+def make(directory: Path, size: str, models: int, spread: Spread = TUNED) -> list[Path]:
     """Writes base and siblings unless they are there; their directories, the base first."""
     names = ["base", *(f"model{number}" for number in range(1, models + 1))]
     paths = [directory / f"{size}-{name}" for name in names]
     if all((path / "model.safetensors").exists() for path in paths):
         return paths
     config = _config(SIZES[size])
-    layout = [TensorShape(name, "BF16", shape) for name, shape in _shapes(SIZES[size])]
+    layout = [TensorShape(name, spread.dtype, shape) for name, shape in _shapes(SIZES[size])]
     for path in paths:
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(json.dumps(config, indent=1))
@@ -50,10 +65,10 @@ def make(directory: Path, size: str, models: int) -> list[Path]:
         streams = [stack.enter_context(part.open("wb")) for part in parts]
         writers = [stack.enter_context(SafetensorsWriter(stream, layout)) for stream in streams]
         for tensor in layout:
-            base = _drawn("base", tensor).mul_(DEVIATION)
+            base = _drawn("base", tensor).mul_(spread.deviation)
             for name, writer in zip(names, writers, strict=True):
-                values = base if name == "base" else base + _drawn(name, tensor).mul_(STEP)
-                writer.write(tensor.name, _bytes(values))
+                values = base if name == "base" else base + _drawn(name, tensor).mul_(spread.step)
+                writer.write(tensor.name, _bytes(values, spread.dtype))
     for part in parts:
         part.rename(part.with_suffix(""))
     return paths
@@ -98,10 +113,11 @@ def _drawn(model: str, tensor: TensorShape) -> torch.Tensor:
     return torch.randn(tensor.shape, generator=generator)
 
 
-def _bytes(values: torch.Tensor) -> Any:
+def _bytes(values: torch.Tensor, dtype: str) -> Any:
     import torch
 
-    return values.to(torch.bfloat16).reshape(-1).view(torch.uint8).numpy()
+    stored = torch.bfloat16 if dtype == "BF16" else torch.float32
+    return values.to(stored).reshape(-1).view(torch.uint8).numpy()
 
 
 if __name__ == "__main__":
