@@ -1,14 +1,15 @@
 """Merging beside mergekit, on one thread: CPU seconds, memory, and what copying the same bytes costs.
 
     python tests/bench/bench_merge.py [--sizes 100M 1.1B] [--mergekit PYTHON] [--merges linear slerp ...]
-        [--repeats 1] [--workdir DIR]
+        [--tools Ingot copying mergekit] [--repeats 1] [--workdir DIR]
 
 Both tools take the same recipe and the same bfloat16 siblings (`make_siblings.py`), each in a process of its
 own whose imports count; the inputs are in the page cache. Ingot's process is the stage alone, from opened
 inputs to the published artifact, hashed; loading is not in it, nor is mergekit's download. Copying
 (`copy_bytes.py`) reads every input byte once and writes as many as the output has. "held" is what the system
 cannot take back: the pages of mapped files, which "resident" counts too, it can. --mergekit names an
-interpreter that has it (0.1.5).
+interpreter that has it (0.1.5). With --workdir, what was measured of another tool is kept, and printed as
+"kept" where --tools does not name it.
 
 Bars, at the last size: CPU seconds at most 1/5 of mergekit's for linear and slerp, 1/15 for ties and
 dare_ties; at most 0.7 GB held, and at most 10 % more than at the first size; linear at most 1.5 × copying.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 COPY = Path(__file__).with_name("copy_bytes.py")
+TOOLS = ("Ingot", "copying", "mergekit")
 MOST_HELD, MOST_GROWTH, MOST_COPIES = 700_000_000, 1.1, 1.5
 # Merge → models, parameters, the share of mergekit's CPU seconds that is allowed.
 MERGES: Mapping[str, tuple[Sequence[str], Mapping[str, object], float]] = {
@@ -65,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["100M", "1.1B"])
     parser.add_argument("--merges", nargs="+", choices=MERGES, default=list(MERGES))
     parser.add_argument("--mergekit", metavar="PYTHON", help="an interpreter that has it")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="which to measure")
     parser.add_argument("--repeats", type=int, default=1, help="the least CPU seconds of so many count")
     parser.add_argument("--workdir", type=Path, help="keeps the models; temporary by default")
     parser.add_argument("--child", choices=("load", "merge"), help=argparse.SUPPRESS)
@@ -75,6 +78,8 @@ def _options() -> argparse.Namespace:
 def _measure(
     rows: dict[tuple[str, str, str], Usage], size: str, options: argparse.Namespace, workdir: Path
 ) -> None:
+    record = workdir / f"{size}.json"
+    kept = json.loads(record.read_text()) if record.exists() else {}
     paths = {path.name.removeprefix(f"{size}-"): path for path in make(workdir, size, 3)}
     nbytes = (paths["base"] / "model.safetensors").stat().st_size
     print(f"{size}: {len(paths)} models of {nbytes / 1e6:,.0f} MB")
@@ -82,7 +87,8 @@ def _measure(
     print(f"{'':<24}{heads}\n{'':<24}{'':>41}{'Ingot':>10}", flush=True)
     with tempfile.TemporaryDirectory(dir=workdir) as temporary:
         scratch = Path(temporary)
-        _child("load", scratch / "store", *paths.values())
+        if "Ingot" in options.tools:
+            _child("load", scratch / "store", *paths.values())
         for merge in options.merges:
             config = scratch / f"{merge}.yml"
             models, parameters, _ = MERGES[merge]
@@ -95,12 +101,19 @@ def _measure(
                 script = "from mergekit.scripts.run_yaml import main; main()"
                 tools["mergekit"] = [options.mergekit, "-c", script, config, scratch / "out", "--quiet"]
             for tool, command in tools.items():
-                rows[size, merge, tool] = row = _least(list(map(str, command)), options.repeats)
-                over = row.cpu_seconds / rows[size, merge, "Ingot"].cpu_seconds
+                name = f"{merge} {tool}"
+                is_kept = tool not in options.tools
+                if is_kept and name not in kept:
+                    continue
+                row = Usage(**kept[name]) if is_kept else _least(list(map(str, command)), options.repeats)
+                rows[size, merge, tool] = row
+                kept[name] = vars(row)
+                record.write_text(json.dumps(kept))
+                ours = rows.get((size, merge, "Ingot"))
+                over = f"{row.cpu_seconds / ours.cpu_seconds:10.2f}" if ours else ""
                 cells = f"{row.cpu_seconds:9.2f}{row.seconds:9.2f}{row.max_rss_bytes / 1e6:13.0f}"
-                print(
-                    f"{f'{merge} {tool}':<24}{cells}{row.max_held_bytes / 1e6:10.0f}{over:10.2f}", flush=True
-                )
+                held = (row.max_held_bytes or 0) / 1e6
+                print(f"{name:<24}{cells}{held:10.0f}{over}{' kept' if is_kept else ''}", flush=True)
                 for left in ("copy", "out"):
                     shutil.rmtree(scratch / left, ignore_errors=True)
                     (scratch / left).unlink(missing_ok=True)
@@ -136,9 +149,11 @@ def _bars(
     first, last = options.sizes[0], options.sizes[-1]
     bars = []
     for merge in options.merges:
-        ours = rows[last, merge, "Ingot"]
-        if options.mergekit:
-            share = ours.cpu_seconds / rows[last, merge, "mergekit"].cpu_seconds
+        ours, theirs = rows.get((last, merge, "Ingot")), rows.get((last, merge, "mergekit"))
+        if ours is None:
+            continue
+        if theirs is not None:
+            share = ours.cpu_seconds / theirs.cpu_seconds
             bars.append((f"{merge}: CPU seconds over mergekit's", share, MERGES[merge][2]))
         bars.append((f"{merge}: held, GB", ours.max_held_bytes / 1e9, MOST_HELD / 1e9))
         if first != last:
