@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...artifacts.tensors import TensorSource
 from ..base import Context, Result
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
 from ..model.families import outline
@@ -16,6 +17,7 @@ from .operands import StoredOperand
 from .output_config import main_dtype, output_config
 from .resolve import Plan, resolve
 from .sidecars import with_token_ids, write_sidecars
+from .similarity import similarity
 from .statistics import with_statistics
 from .vocabulary import Words, merged_words, require_same_words
 
@@ -76,8 +78,14 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
         "vocabulary": network.vocabulary,
         "merge_method": method.name,
     }
-    moved = {"read_bytes": plan.read_bytes, "written_bytes": plan.written_bytes}
-    return Result(facts, {**observed, **moved})
+    written = TensorSource.open(sorted(context.output.payload.glob("*.safetensors")))
+    layout = models[recipe.donor].layout
+    told = {
+        "read_bytes": plan.read_bytes,
+        "written_bytes": plan.written_bytes,
+        "similarity": similarity(plan.tasks, layout, written, titles),
+    }
+    return Result(facts, {**observed, **told})
 
 
 def opened(context: Context[Any], recipe: Recipe, titles: Mapping[str, str]) -> dict[str, Model]:
