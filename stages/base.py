@@ -38,6 +38,7 @@ BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
     "load.adapter": "ingot.stages.load.adapter",
     "fuse.lora": "ingot.stages.fuse.lora",
+    "fuse.extract_lora": "ingot.stages.fuse.extract_lora",
     "fuse.rotate": "ingot.stages.fuse.rotate",
     "merge": "ingot.stages.merge.stage",
     "merge.arcee_fusion": "ingot.stages.merge.methods.arcee_fusion",

@@ -196,6 +196,17 @@ def merge_search(params: Any, work: Work) -> Estimate:
     return replace(merged, cpu_seconds=merged.cpu_seconds + seconds, memory_bytes=memory_bytes)
 
 
+def extract_lora(params: Any, work: Work) -> Estimate:
+    """`fuse.extract_lora`: eleven products with a few columns more than the rank; one tensor in memory."""
+    return Estimate(
+        PROCESS_SECONDS + (2e-8 + 1e-9 * params.rank) * work.parameters,
+        PROCESS_BYTES + 3 * FLOAT32 * work.parameters // 4,
+        2 * FLOAT32 * params.rank * int(7 * (work.parameters / 12) ** 0.5) + SIDECARS,
+        mapped_bytes=work.input_bytes // 4,
+        parallel=work.cores,
+    )
+
+
 def foreign(params: Any, work: Work) -> Estimate:
     """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
     seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
@@ -276,6 +287,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "load": load,
     "load.adapter": load_adapter,
     "fuse.lora": lora,
+    "fuse.extract_lora": extract_lora,
     "fuse.rotate": rotate,
     **{name: merge for name in BUILTIN if name.partition(".")[0] == "merge"},
     "merge.fisher": merge_measured,

@@ -15,7 +15,6 @@ from ..model.checkpoint import WeightLayout, present, read_object
 from .files import check_case, check_directory, check_inside, source_root
 from .hub import Wanted, resolve
 from .origin import CARD_FILE, describe_source
-from .weights import main_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +90,7 @@ def run(context: Context[LoadAdapterParams]) -> Result:
     context.progress(len(names), len(names), "checked")
     base = read_object(payload / CONFIG_FILE).get("base_model_name_or_path")
     source = {**describe_source(directory), **({"base": base} if isinstance(base, str) else {})}
-    return Result(describe(adapter), observed={"source": source})
+    return Result(adapter.describe(), observed={"source": source})
 
 
 def adapter_files(directory: Path, *, allow_pickle: bool) -> dict[str, Path]:
@@ -124,21 +123,6 @@ def intake(directory: Path, files: Mapping[str, Path]) -> Adapter:
     file = read_pickled(directory / PICKLED_FILE)
     tensors = TensorSource.of_headers({name: file.info(name) for name in file.tensors})
     return of_tensors(directory, config, tensors)
-
-
-def describe(adapter: Adapter) -> dict[str, object]:
-    """What an adapter is, by its files alone: the facts of the artifact."""
-    names, tensors = adapter.tensors.names(), adapter.tensors
-    config = adapter.config
-    return {
-        "kind": "dora" if config.decomposed else "rslora" if config.rank_stabilized else "lora",
-        "ranks": sorted({pair.rank for pair in adapter.pairs.values()}),
-        "modules": len(adapter.pairs),
-        "saved_tensors": len(adapter.saved),
-        "parameters": sum(tensors.info(name).count for name in names),
-        "weight_bytes": sum(tensors.info(name).nbytes for name in names),
-        "dtype": main_dtype(tensors, names),
-    }
 
 
 def _missing(directory: Path, *, has_config: bool, has_pickle: bool) -> IntakeError:

@@ -138,3 +138,20 @@ def test_what_cannot_be_meant_is_refused_at_its_place(
     with pytest.raises(RecipeError) as caught:
         graph(text, *([option] if option else []))
     assert (caught.value.what, caught.value.where) == (what, where)
+
+
+def test_an_adapter_is_loaded_or_made_by_the_node_that_it_names(
+    graph: Callable[..., Graph], tmp_path: Path
+) -> None:
+    (tmp_path / "style").mkdir()
+    found = graph(
+        "stages:\n"
+        "  tuned: {stage: load, params: {model: a}}\n"
+        "  change: {stage: fuse.extract_lora, from: {model: tuned, base: load}}\n"
+        "  fuse:\n"
+        "    {stage: fuse.lora, params: {adapters: [style, {adapter: change, weight: 0.5}]}, from: load}\n"
+    )
+    assert found.nodes["fuse"].inputs == {"model": "load", "adapter1": "load-style", "adapter2": "change"}
+    params: Any = found.nodes["fuse"].params
+    assert params.adapters[1] == {"adapter": "adapter2", "weight": 0.5}
+    assert found.nodes["load-style"].stage == "load.adapter"

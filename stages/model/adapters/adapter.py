@@ -22,7 +22,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 # What PEFT puts before a module's name, and after it where the base's own weight is stored beside a pair.
 PREFIX = "base_model.model."
 WRAPPED = ".base_layer."
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # What a pair's tensors are called, behind the module; older versions say `.weight` behind the magnitudes.
 PARTS: Mapping[str, str] = {
     "lora_A.weight": "down", "lora_B.weight": "up", "lora_B.bias": "bias",
@@ -73,6 +73,21 @@ class Adapter:
         """
         config = read_config(read_object(directory / CONFIG_FILE), str(directory / CONFIG_FILE))
         return of_tensors(directory, config, TensorSource.open([directory / WEIGHTS_FILE]))
+
+    def describe(self) -> dict[str, object]:
+        """What it is, by its files alone: the facts of the artifact."""
+        infos = [self.tensors.info(name) for name in self.tensors.names()]
+        counts = {dtype: sum(info.count for info in infos if info.dtype == dtype) for dtype in FLOATS}
+        kind = "rslora" if self.config.rank_stabilized else "lora"
+        return {
+            "kind": "dora" if self.config.decomposed else kind,
+            "ranks": sorted({pair.rank for pair in self.pairs.values()}),
+            "modules": len(self.pairs),
+            "saved_tensors": len(self.saved),
+            "parameters": sum(info.count for info in infos),
+            "weight_bytes": sum(info.nbytes for info in infos),
+            "dtype": FLOATS[max(counts, key=counts.__getitem__)],
+        }
 
 
 def of_tensors(directory: Path, config: AdapterConfig, tensors: TensorSource) -> Adapter:

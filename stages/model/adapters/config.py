@@ -130,6 +130,31 @@ def read_config(config: Mapping[str, object], where: str) -> AdapterConfig:
     )
 
 
+def config_json(config: AdapterConfig, task: str | None) -> dict[str, object]:
+    """adapter_config.json as PEFT reads it; task: PEFT's name of it, such as CAUSAL_LM."""
+    return {
+        "peft_type": "LORA",
+        "task_type": task,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "rank_pattern": dict(config.ranks or {}),
+        "alpha_pattern": dict(config.alphas or {}),
+        "use_rslora": config.rank_stabilized,
+        "use_dora": config.decomposed,
+        "fan_in_fan_out": config.fan_in_fan_out,
+        "target_modules": list(config.targets) if isinstance(config.targets, tuple) else config.targets,
+        "layers_to_transform": list(config.layers) if config.layers else None,
+        "modules_to_save": list(config.saved) or None,
+        "bias": config.biases,
+        "lora_bias": config.has_bias,
+        "ensure_weight_tying": config.keeps_tie,
+    }
+
+
 def _rank(reader: ConfigReader, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise reader.error("rank_pattern", "has ranks that are not whole numbers above zero")
