@@ -110,26 +110,37 @@ class Arena:
     """Buffers that one thread uses again for every block; none is freed, so nothing is mapped anew."""
 
     def __init__(self) -> None:
-        self._buffers: dict[torch.dtype, list[torch.Tensor]] = {}
-        self._used: dict[torch.dtype, int] = {}
+        self._buffers: dict[object, list[Any]] = {}
+        self._used: dict[object, int] = {}
+        self._has_torch = False
 
     def reset(self) -> None:
         """All buffers are free."""
         self._used.clear()
 
-    def take(self, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """A buffer of ``count`` elements, whatever they are."""
+    def tensor(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """A tensor of ``count`` elements, whatever they are."""
         import torch
 
-        if not self._buffers:
+        if not self._has_torch:
             torch.set_num_threads(1)  # a thread that is new to torch, or a process
+            self._has_torch = True
+        found: torch.Tensor = self._take(count, dtype, torch.empty)
+        return found
+
+    def array(self, count: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
+        """An array of ``count`` elements, whatever they are."""
+        found: npt.NDArray[Any] = self._take(count, dtype, np.empty)
+        return found
+
+    def _take(self, count: int, dtype: object, empty: Callable[..., Any]) -> Any:
         number = self._used.get(dtype, 0)
         self._used[dtype] = number + 1
         buffers = self._buffers.setdefault(dtype, [])
         if number == len(buffers):
-            buffers.append(torch.empty(count, dtype=dtype))
+            buffers.append(empty(count, dtype=dtype))
         elif len(buffers[number]) < count:
-            buffers[number] = torch.empty(count, dtype=dtype)
+            buffers[number] = empty(count, dtype=dtype)
         return buffers[number][:count]
 
 
@@ -155,7 +166,11 @@ class Block:
         """A buffer [count] of its own, not initialised; float32 unless another dtype is given."""
         import torch
 
-        return self._arena.take(self.count, dtype or torch.float32)
+        return self._arena.tensor(self.count, dtype or torch.float32)
+
+    def array(self, dtype: type[np.generic], count: int | None = None) -> npt.NDArray[Any]:
+        """The same for numpy. count: where it is to be of another length."""
+        return self._arena.array(self.count if count is None else count, dtype)
 
     def read(self, operand: Operand, out: torch.Tensor | None = None) -> torch.Tensor:
         """The operand's elements, float32 [count], in ``out`` or in a buffer of their own."""
@@ -227,11 +242,12 @@ class Blocks:
         no buffer; the first is added to.  A tensor without elements is one chunk without any.
         """
         total: Any = None
-        for result in self._each(function, self._whole(CHUNK_ELEMENTS)):
-            if total is None:
-                total = result
-            else:
-                total += result
+        with np.errstate(invalid="ignore"):
+            for result in self._each(function, self._whole(CHUNK_ELEMENTS)):
+                if total is None:
+                    total = result
+                else:
+                    total += result
         return function(self._block(0, 1)) if total is None else total
 
     def write(

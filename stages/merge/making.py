@@ -49,6 +49,11 @@ def _rounded(
     stored = getattr(torch, DTYPES[dtype])
 
     def write(block: Block, out: npt.NDArray[np.uint8]) -> None:
-        torch.from_numpy(out).view(stored).copy_(kernel(block))
+        values = kernel(block)
+        target = torch.from_numpy(out).view(stored)
+        target.copy_(values)
+        # What is no number has one form, whatever made it; torch rounds it in vectors as not elsewhere.
+        if torch.isnan(values.sum()):
+            target.masked_fill_(values.isnan(), float("nan"))
 
     return write

@@ -56,6 +56,13 @@ class StoredOperand:
         # Files need not align tensors: x86 and ARM read such elements as well, in single loads as in vectors.
         return torch.from_numpy(self.raw()).view(getattr(torch, DTYPES[self.dtype]))
 
+    @functools.cached_property
+    def address(self) -> int:
+        """Where in memory the stored bytes are, as long as this operand is."""
+        self._held = self.raw()
+        where: int = self._held.__array_interface__["data"][0]
+        return where
+
     def raw(self) -> npt.NDArray[np.uint8]:
         """The stored bytes, as a view of the map."""
         return self._source.raw(self._tensor)

@@ -22,6 +22,11 @@ COUNTERS = 1 << 256
 SETTLED = 1 << 16
 
 
+def parts(probability: float) -> tuple[int, int]:
+    """The first byte of a probability's binary digits, and the 64 digits behind."""
+    return divmod(int(probability * 2.0**72), 1 << 64)
+
+
 @dataclass(frozen=True)
 class Stream:
     """The generator with a key of 128 bits."""
@@ -61,7 +66,7 @@ class Stream:
         """
         import numpy as np
 
-        whole, rest = divmod(int(probability * 2.0**72), 1 << 64)
+        whole, rest = parts(probability)
         begin = start // SETTLED * SETTLED
         drawn = self.words(begin // 8, -(-stop // 8) - begin // 8).astype("<u8", copy=False).view(np.uint8)
         drawn = drawn[: stop - begin]

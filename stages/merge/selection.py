@@ -7,7 +7,8 @@ bracket and keeps what is in it; only where the sample was wrong, another bracke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from .blocks import Block, Blocks
+    from .task import Operand
 
     # Magnitudes of a block: float32 [count] each, none of them negative.
     Magnitudes = Callable[[Block], Sequence[torch.Tensor]]
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 # How a sample is taken: so many pieces, of so many elements.
 PIECES, PIECE = 64, 1024
 # Standard errors of a share in the sample that the bracket spans to each side, and by how much it is widened.
-MARGIN, WIDER = 6.0, 4.0
+MARGIN, WIDER = 4.0, 4.0
 MOST = np.iinfo(np.int32).max
 
 
@@ -60,11 +62,36 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Found:
-    """What a block has of a bracket: how many keys above, and those within, rising, with how many of each."""
+    """What a block has of a bracket: how many keys above it, at its ends, and the others in it.
+
+    Ends are counted, since a value that many elements share is likely to be one. Where both are one, it is
+    the high one.
+    """
 
     above: int
-    keys: Keys
-    counts: npt.NDArray[np.int64]
+    high: int
+    low: int
+    inside: Keys
+
+    def count(self, key: int, bracket: Bracket) -> int:
+        """How many there are of a key that is in the bracket."""
+        if key == bracket.high:
+            return self.high
+        return self.low if key == bracket.low else int(np.count_nonzero(self.inside == key))
+
+
+class Find(Protocol):
+    """What a block has of some brackets, None for cuts that are known already."""
+
+    def __call__(self, block: Block, /, brackets: Sequence[Bracket | None]) -> list[Found | None]:
+        """Of each bracket."""
+
+
+class KeysOf(Protocol):
+    """The keys of a block that the cut with a number is made of; a buffer will do."""
+
+    def __call__(self, block: Block, /, number: int) -> Keys:
+        """Of all elements."""
 
 
 def largest(blocks: Blocks, magnitudes: Magnitudes, counts: Sequence[int]) -> list[Cut]:
@@ -73,54 +100,60 @@ def largest(blocks: Blocks, magnitudes: Magnitudes, counts: Sequence[int]) -> li
     counts: each from 1 to the tensor's elements.  Not-a-number counts as larger than all numbers.
     """
 
-    def keys(block: Block) -> list[Keys]:
-        return [each.numpy().view(np.int32) for each in magnitudes(block)]
+    def found(block: Block, brackets: Sequence[Bracket | None]) -> list[Found | None]:
+        keys = [each.numpy().view(np.int32) for each in magnitudes(block)]
+        return [within(k, bracket) if bracket else None for k, bracket in zip(keys, brackets, strict=True)]
 
-    def search(brackets: Sequence[Bracket | None]) -> list[list[Found | None]]:
-        def of_block(block: Block) -> list[Found | None]:
-            pairs = zip(keys(block), brackets, strict=True)
-            return [within(each, bracket) if bracket else None for each, bracket in pairs]
+    def keys(block: Block, number: int) -> Keys:
+        return magnitudes(block)[number].numpy().view(np.int32)
 
-        return blocks.map(of_block)
+    return select(blocks, counts, found, keys)
 
-    def places(number: int, key: int, index: int) -> npt.NDArray[np.int64]:
-        return blocks.one(index, lambda block: block.start + np.flatnonzero(keys(block)[number] == key))
 
-    pieces = blocks.sample(lambda block: [each.copy() for each in keys(block)], PIECES, PIECE)
-    samples = [np.sort(np.concatenate(parts)) for parts in zip(*pieces, strict=True)]
-    return select(blocks.count, samples, counts, search, places)
+def largest_differences(
+    blocks: Blocks, base: Operand, operands: Sequence[Operand], counts: Sequence[int]
+) -> list[Cut]:
+    """The same of |operands − base|, with the kernels where there are some."""
+    from . import native
+
+    if not operands:
+        return []
+    if native.library() is None:
+
+        def magnitudes(block: Block) -> list[torch.Tensor]:
+            origin = block.read(base)
+            return [block.read(operand).sub_(origin).abs_() for operand in operands]
+
+        return largest(blocks, magnitudes, counts)
+
+    def found(block: Block, brackets: Sequence[Bracket | None]) -> list[Found | None]:
+        pairs = zip(operands, brackets, strict=True)
+        return [native.search(block, base, each, bracket) if bracket else None for each, bracket in pairs]
+
+    def keys(block: Block, number: int) -> Keys:
+        return native.keys(block, base, operands[number])
+
+    return select(blocks, counts, found, keys)
 
 
 def select(
-    elements: int,
-    samples: Sequence[Keys],
+    blocks: Blocks,
     counts: Sequence[int],
-    search: Callable[[Sequence[Bracket | None]], list[list[Found | None]]],
-    places: Callable[[int, int, int], npt.NDArray[np.int64]],
+    find: Find,
+    keys: KeysOf,
 ) -> list[Cut]:
-    """The cuts of ``counts`` of ``elements``, however their keys are come by.
-
-    samples: of each, rising; none of a tensor that is searched whole.  search: what each block in turn has of
-    some brackets; None for cuts that are known already.  places(number, key, block): the indices of a key.
-    """
-    seekers = [
-        _Seeker(count, count / elements, samples[number] if samples else np.empty(0, np.int32))
-        for number, count in enumerate(counts)
-    ]
+    """The cuts, however keys are come by."""
+    numbers = range(len(counts))
+    pieces = blocks.sample(lambda block: [keys(block, number).copy() for number in numbers], PIECES, PIECE)
+    samples = [np.concatenate([piece[number] for piece in pieces]) if pieces else None for number in numbers]
+    seekers = [_Seeker(count, blocks.count, sample) for count, sample in zip(counts, samples, strict=True)]
     while any(each.key is None for each in seekers):
-        found = search([each.bracket if each.key is None else None for each in seekers])
+        brackets = [each.bracket if each.key is None else None for each in seekers]
+        found = blocks.map(partial(find, brackets=brackets))
         for number, each in enumerate(seekers):
             if each.key is None:
                 each.learn([of_block for row in found if (of_block := row[number]) is not None])
-    cuts = []
-    for number, each in enumerate(seekers):
-        if each.key is None:
-            raise AssertionError("every search ends with a key")
-        last = elements - 1
-        if each.block is not None:
-            last = int(places(number, each.key, each.block)[each.nth])
-        cuts.append(Cut(float(np.int32(each.key).view(np.float32)), last))
-    return cuts
+    return [each.cut(blocks, partial(keys, number=number)) for number, each in enumerate(seekers)]
 
 
 class _Seeker:
@@ -129,29 +162,34 @@ class _Seeker:
     key: it, once it is found.  block, nth: where the last of equal keys that counts is; None: all count.
     """
 
-    def __init__(self, count: int, share: float, sample: Keys) -> None:
+    def __init__(self, count: int, elements: int, sample: Keys | None) -> None:
         self.key: int | None = None
         self.block: int | None = None
         self.nth = 0
         self._count = count
-        self._share = share
-        self._sample = sample
+        self._share = count / elements
+        self._sample = np.empty(0, np.int32) if sample is None else sample
         self._margin = MARGIN
         self.bracket = self._around()
 
     def learn(self, found: Sequence[Found]) -> None:
         """Takes what each block has of the bracket: the key, or where to look next."""
-        above = sum(each.above for each in found)
-        keys = np.concatenate([each.keys for each in found])
-        order = np.argsort(keys, kind="stable")[::-1]
-        reached = above + np.cumsum(np.concatenate([each.counts for each in found])[order])
-        place = int(np.searchsorted(reached, self._count))
-        if self._count <= above or place == len(order):
-            self._look_elsewhere(is_above=self._count <= above)
+        left = self._count - sum(each.above for each in found)
+        inside = np.concatenate([each.inside for each in found])
+        high, low = sum(each.high for each in found), sum(each.low for each in found)
+        if not 0 < left <= high + len(inside) + low:
+            self._look_elsewhere(is_above=left <= 0)
             return
-        self.key = int(keys[order[place]])
-        tied = [int(each.counts[each.keys == self.key].sum()) for each in found]
-        left = self._count - above - sum(int(each.counts[each.keys > self.key].sum()) for each in found)
+        if left <= high:
+            self.key = self.bracket.high
+        elif left <= high + len(inside):
+            left -= high
+            self.key = int(np.partition(inside, len(inside) - left)[len(inside) - left])
+            left -= int(np.count_nonzero(inside > self.key))
+        else:
+            left -= high + len(inside)
+            self.key = self.bracket.low
+        tied = [each.count(self.key, self.bracket) for each in found]
         if left == sum(tied):
             return
         for self.block, number in enumerate(tied):
@@ -160,6 +198,18 @@ class _Seeker:
             left -= number
         self.nth = left - 1
 
+    def cut(self, blocks: Blocks, keys: Callable[[Block], Keys]) -> Cut:
+        """The cut at the key that was found. keys: of a block."""
+        if self.key is None:
+            raise AssertionError("the search is not over")
+        last = blocks.count - 1
+        if self.block is not None:
+            key, nth = self.key, self.nth
+            last = blocks.one(
+                self.block, lambda block: block.start + int(np.flatnonzero(keys(block) == key)[nth])
+            )
+        return Cut(float(np.int32(self.key).view(np.float32)), last)
+
     def _around(self) -> Bracket:
         size = len(self._sample)
         if not size:
@@ -167,9 +217,9 @@ class _Seeker:
         below = 1 - self._share
         error = self._margin * ((self._share * below / size) ** 0.5 + self._margin / size)
         low, high = int((below - error) * size), int((below + error) * size) + 1
-        return Bracket(
-            int(self._sample[low]) if below > error else 0, int(self._sample[high]) if high < size else MOST
-        )
+        wanted = [place for place in (low, high) if 0 < place < size]
+        placed = np.partition(self._sample, wanted) if wanted else self._sample
+        return Bracket(int(placed[low]) if low > 0 else 0, int(placed[high]) if high < size else MOST)
 
     def _look_elsewhere(self, *, is_above: bool) -> None:
         """The sample was not like the tensor: the bracket beside the last, and a wider one."""
@@ -186,6 +236,9 @@ class _Seeker:
 
 def within(keys: Keys, bracket: Bracket) -> Found:
     """What some keys have of a bracket."""
-    inside = keys[(keys >= bracket.low) & (keys <= bracket.high)]
-    found, counts = np.unique(inside, return_counts=True)
-    return Found(int(np.count_nonzero(keys > bracket.high)), found, counts)
+    low, high = bracket.low, bracket.high
+    above, at_high, at_low = (
+        int(np.count_nonzero(each)) for each in (keys > high, keys == high, keys == low)
+    )
+    inside = keys[(keys > low) & (keys < high)]
+    return Found(above, at_high, at_low if low < high else 0, inside)

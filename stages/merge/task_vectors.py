@@ -10,21 +10,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .masks import Dropped
 from .method import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
-    from .blocks import Block, Blocks
+    from .blocks import Block, Blocks, Fused
+    from .masks import Mask, Sparsify
     from .method import Kernel, Merge
     from .task import Operand, TensorTask
 
-    # Sets elements of a difference, float32 [count], to 0, in place.
-    Mask = Callable[[Block, torch.Tensor], None]
-    # The mask of each input; None for one that is kept whole.
-    Sparsify = Callable[[TensorTask, Blocks], Sequence[Mask | None]]
+    Float32 = npt.NDArray[np.float32]
 
 # Below it, a sum of weights is taken for 0, and one of differences for none: those of mergekit.
 LEAST_DIVISOR = 1e-8
@@ -83,58 +84,68 @@ def difference(block: Block, base: torch.Tensor, operand: Operand) -> torch.Tens
 def merges(sparsify: Sparsify | None, *, votes: bool) -> Merge:
     """The method of that kind."""
 
-    def merge(task: TensorTask, blocks: Blocks) -> Kernel | Operand:
-        import torch
+    def merge(task: TensorTask, blocks: Blocks) -> Kernel | Fused:
+        import numpy as np
+
+        from . import native
 
         masks = sparsify(task, blocks) if sparsify else [None] * len(task.inputs)
-        weights = torch.tensor(numbers(task, "weight"), dtype=torch.float32)
+        base, used = base_of(task), [each.operand for each in task.inputs]
+        weights = np.array(numbers(task, "weight"), np.float32)
         factors = weights * _rescaling(task, blocks, masks)
-        combine = _voted if votes else _added
-        return combine(task, masks, factors, weights)
+        scale, is_normalized = float(task.parameters["lambda"]), bool(task.parameters["normalize"])  # type: ignore[arg-type]
+        if is_normalized and not votes:
+            total = float(np.add.accumulate(weights)[-1])
+            scale /= total if abs(total) >= LEAST_DIVISOR else 1.0
+        voting = weights if votes else None
+        made = native.differences(
+            task.output.dtype, base, used, masks, factors, scale, voting, is_normalized=is_normalized
+        )
+        if made is not None:
+            return made
+        if votes:
+            return _voted(base, used, masks, factors, scale, weights, is_normalized=is_normalized)
+        return _added(base, used, masks, factors, scale)
 
     return merge
 
 
-def _rescaling(task: TensorTask, blocks: Blocks, masks: Sequence[Mask | None]) -> torch.Tensor:
+def _rescaling(task: TensorTask, blocks: Blocks, masks: Sequence[Mask | None]) -> Float32:
     """rᵢ of each input: Σ |xᵢ − b| over Σ mᵢ |xᵢ − b|; 1 where there is nothing to make up for."""
-    import torch
+    import numpy as np
 
-    factors = torch.ones(len(masks))
-    masked = [number for number, mask in enumerate(masks) if mask is not None]
-    if not task.parameters["rescale"] or not masked:
+    from . import native
+    from .lanes import lane_sum
+
+    factors = np.ones(len(masks), np.float32)
+    if not task.parameters["rescale"] or all(mask is None for mask in masks):
         return factors
-    base = base_of(task)
+    base, used = base_of(task), [each.operand for each in task.inputs]
 
-    def norms(block: Block) -> torch.Tensor:
-        origin = block.read(base)
-        found = torch.empty(len(masked), 2, dtype=torch.float64)
-        for row, number in enumerate(masked):
-            delta = difference(block, origin, task.inputs[number].operand)
-            found[row, 0] = delta.abs().sum(dtype=torch.float64)
-            masks[number](block, delta)  # type: ignore[misc] # it is there
-            found[row, 1] = delta.abs_().sum(dtype=torch.float64)
+    def norms(block: Block) -> npt.NDArray[np.float64]:
+        if (fast := native.norms(block, base, used, masks)) is not None:
+            return fast
+        origin, found = block.read(base), np.empty((len(used), 2))
+        for row, (operand, mask) in enumerate(zip(used, masks, strict=True)):
+            delta = difference(block, origin, operand)
+            found[row, 0] = lane_sum(delta.double().abs().numpy())
+            if mask is not None:
+                mask(block, delta)
+            found[row, 1] = lane_sum(delta.double().abs().numpy())
         return found
 
-    for number, (before, after) in zip(masked, blocks.sum(norms).reshape(-1, 2).tolist(), strict=False):
+    for number, (before, after) in enumerate(blocks.sum(norms).tolist()):
         if min(before, after) >= LEAST_NORM:
             factors[number] = before / after
     return factors
 
 
 def _added(
-    task: TensorTask, masks: Sequence[Mask | None], factors: torch.Tensor, weights: torch.Tensor
+    base: Operand, used: Sequence[Operand], masks: Sequence[Mask | None], factors: Float32, scale: float
 ) -> Kernel:
-    base, scale = base_of(task), float(task.parameters["lambda"])  # type: ignore[arg-type]
-    if task.parameters["normalize"]:
-        total = float(weights.sum())
-        scale /= total if abs(total) >= LEAST_DIVISOR else 1.0
-    used = [
-        (each.operand, mask, factor) for each, mask, factor in zip(task.inputs, masks, factors, strict=True)
-    ]
-
     def kernel(block: Block) -> torch.Tensor:
         origin, mixed, values = block.read(base), block.new().zero_(), block.new()
-        for operand, mask, factor in used:
+        for operand, mask, factor in zip(used, masks, _scalars(factors), strict=True):
             delta = block.read(operand, values).sub_(origin)
             if mask is not None:
                 mask(block, delta)
@@ -145,46 +156,47 @@ def _added(
 
 
 def _voted(
-    task: TensorTask, masks: Sequence[Mask | None], factors: torch.Tensor, weights: torch.Tensor
+    base: Operand,
+    used: Sequence[Operand],
+    masks: Sequence[Mask | None],
+    factors: Float32,
+    scale: float,
+    weights: Float32,
+    *,
+    is_normalized: bool,
 ) -> Kernel:
     import torch
-
-    base, scale = base_of(task), float(task.parameters["lambda"])  # type: ignore[arg-type]
 
     def kernel(block: Block) -> torch.Tensor:
         origin, total = block.read(base), block.new().zero_()
         deltas = []
-        for each, mask, factor in zip(task.inputs, masks, factors, strict=True):
-            delta = difference(block, origin, each.operand)
+        for operand, mask, factor in zip(used, masks, _scalars(factors), strict=True):
+            delta = difference(block, origin, operand)
             if mask is not None:
                 mask(block, delta)
             total.add_(delta.mul_(factor))
             deltas.append(delta)
-        # An element that sums to 0 counts as positive, and a difference of 0 has no sign and no vote.
-        elected = torch.where(total >= 0, 1.0, -1.0)
+        # What sums to 0 counts as positive, and a difference of 0 has no sign and no vote.
+        is_positive = total >= 0
         mixed, divisor = total.zero_(), block.new().zero_()
-        for delta, weight in zip(deltas, weights, strict=True):
-            agrees = delta.sign() == elected
+        for delta, weight in zip(deltas, _scalars(weights), strict=True):
+            agrees = torch.where(is_positive, delta > 0, delta < 0)
             mixed.add_(delta.mul_(agrees))
             divisor.add_(agrees * weight)
-        if task.parameters["normalize"]:
+        if is_normalized:
             mixed.div_(divisor.masked_fill_(divisor == 0, 1.0))
         return mixed.mul_(scale).add_(origin)
 
     return kernel
 
 
-def drop(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
-    """Keeps each element with the probability ``density`` (DARE: Yu and others, arXiv:2311.03099)."""
+def _scalars(values: Float32) -> torch.Tensor:
     import torch
 
-    def mask_of(number: int, density: float) -> Mask:
-        stream = blocks.stream(number)
+    return torch.from_numpy(values)
 
-        def mask(block: Block, delta: torch.Tensor) -> None:
-            delta.mul_(torch.from_numpy(stream.keeps(block.start, block.stop, density)))
 
-        return mask
-
+def drop(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
+    """Keeps each element with the probability ``density`` (DARE: Yu and others, arXiv:2311.03099)."""
     shares = enumerate(numbers(task, "density"))
-    return [None if density >= 1 else mask_of(number, density) for number, density in shares]
+    return [None if share >= 1 else Dropped(blocks.stream(number), share) for number, share in shares]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from ..blocks import Block, Blocks
+    from ..masks import Mask
     from ..selection import Cut
     from ..task import TensorTask
-    from ..task_vectors import Mask
 
 GAMMA = Parameter(
     "gamma", "the share of a difference's elements, its largest, that is dropped; fewer where density asks",

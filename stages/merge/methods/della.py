@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import torch
 
     from ..blocks import Block, Blocks
+    from ..masks import Mask
     from ..random import Stream
     from ..task import TensorTask
-    from ..task_vectors import Mask
 
 EPSILON = Parameter(
     "epsilon", "how far the probability of the largest and smallest is from density, as the paper tuned it",

@@ -11,28 +11,36 @@ from ..stage import merge_stage
 if TYPE_CHECKING:
     import torch
 
-    from ..blocks import Block, Blocks
+    from ..blocks import Block, Blocks, Fused
     from ..method import Kernel
     from ..task import Operand, TensorTask
 
 
-def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Operand:
+def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Fused | Operand:
     """Σ wᵢ xᵢ, divided by Σ wᵢ where it is normalised; inputs of weight 0 are not read.
 
     Each product is added to the sum in one rounding, in the order of the inputs; the sum is divided at last.
     """
+    import numpy as np
+
+    from .. import native
+
+    weights = np.array(_weights(task), np.float32)
+    divisor = float(np.add.accumulate(weights)[-1]) if task.parameters["normalize"] else 1.0
+    used = [each.operand for each, weight in zip(task.inputs, weights, strict=True) if weight]
+    factors = weights[weights != 0]
+    if len(used) == 1 and factors[0] == divisor:
+        return used[0]
+    if made := native.linear(task.output.dtype, used, factors, divisor):
+        return made
     import torch
 
-    weights = torch.tensor(_weights(task), dtype=torch.float32)
-    divisor = weights.sum() if task.parameters["normalize"] else torch.ones(())
-    used = [(each.operand, weight) for each, weight in zip(task.inputs, weights, strict=True) if weight]
-    if len(used) == 1 and used[0][1] == divisor:
-        return used[0][0]
+    scalars = torch.from_numpy(factors)
 
     def kernel(block: Block) -> torch.Tensor:
         total, values = block.new().zero_(), block.new()
-        for operand, weight in used:
-            total.addcmul_(block.read(operand, values), weight)
+        for operand, factor in zip(used, scalars, strict=True):
+            total.addcmul_(block.read(operand, values), factor)
         return total if divisor == 1 else total.div_(divisor)
 
     return kernel

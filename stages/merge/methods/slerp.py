@@ -10,9 +10,13 @@ from ..stage import merge_stage
 from ..task_vectors import base_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
-    from ..blocks import Block, Blocks
+    from ..blocks import Block, Blocks, Fused
     from ..method import Kernel
     from ..task import Operand, TensorTask
 
@@ -21,32 +25,39 @@ LEAST_NORM = 1e-8
 PARALLEL = 0.9995
 
 
-def merge(task: TensorTask, blocks: Blocks) -> Kernel | Operand:
+def merge(task: TensorTask, blocks: Blocks) -> Kernel | Fused | Operand:
     """sin((1 − t) θ) / sin θ · a + sin(t θ) / sin θ · b, θ being the angle between a, the base, and b.
 
     A tensor is one vector, whatever its shape. Nearly parallel ones, in either direction, are interpolated
     linearly. Products are summed in float64.
     """
-    import torch
+    from .. import native
 
-    base, (other,) = base_of(task), task.inputs
-    t = float(task.parameters["t"])  # type: ignore[arg-type] # a number, by its declaration
+    pair, t = [base_of(task), task.inputs[0].operand], float(task.parameters["t"])  # type: ignore[arg-type]
     if t in (0.0, 1.0):
-        return other.operand if t else base
-
-    def products(block: Block) -> torch.Tensor:
-        a, b = block.new(torch.float64), block.new(torch.float64)
-        a.copy_(block.read(base))
-        b.copy_(block.read(other.operand))
-        return torch.stack([torch.dot(a, a), torch.dot(b, b), torch.dot(a, b)])
-
-    aa, bb, ab = blocks.sum(products).tolist()
-    a_factor, b_factor = factors(aa, bb, ab, t)
+        return pair[int(t)]
+    aa, bb, ab = blocks.sum(lambda block: _products(block, pair)).tolist()
+    first, second = factors(aa, bb, ab, t)
+    if made := native.blend(task.output.dtype, pair, (first, second)):
+        return made
 
     def kernel(block: Block) -> torch.Tensor:
-        return block.read(base).mul_(a_factor).add_(block.read(other.operand), alpha=b_factor)
+        return block.read(pair[0]).mul_(first).add_(block.read(pair[1]), alpha=second)
 
     return kernel
+
+
+def _products(block: Block, pair: Sequence[Operand]) -> npt.NDArray[np.float64]:
+    """⟨a, a⟩, ⟨b, b⟩ and ⟨a, b⟩, float64 [3]."""
+    import numpy as np
+
+    from .. import native
+    from ..lanes import lane_sum
+
+    if (fast := native.products(block, pair)) is not None:
+        return fast
+    a, b = (block.read(each).double() for each in pair)
+    return np.array([lane_sum(each.numpy()) for each in (a * a, b * b, a * b)])
 
 
 def factors(aa: float, bb: float, ab: float, t: float) -> tuple[float, float]:

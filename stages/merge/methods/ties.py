@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..masks import Largest, nothing
 from ..method import Method
 from ..stage import merge_stage
-from ..task_vectors import base_of, difference, merges, numbers, parameters
+from ..task_vectors import base_of, merges, numbers, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
-
-    from ..blocks import Block, Blocks
-    from ..selection import Cut
+    from ..blocks import Blocks
+    from ..masks import Mask
     from ..task import TensorTask
-    from ..task_vectors import Mask
 
 
 def trim(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
@@ -24,29 +22,17 @@ def trim(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
 
     A density of 0 keeps none, one of 1 all.
     """
-    from ..selection import largest
+    from ..selection import largest_differences
 
-    base, densities = base_of(task), numbers(task, "density")
+    densities = numbers(task, "density")
     wanted = [number for number, density in enumerate(densities) if 0 < density < 1 and blocks.count]
     counts = [max(1, int(densities[number] * blocks.count)) for number in wanted]
-
-    def magnitudes(block: Block) -> list[torch.Tensor]:
-        origin = block.read(base)
-        return [difference(block, origin, task.inputs[number].operand).abs_() for number in wanted]
-
-    cuts = dict(zip(wanted, largest(blocks, magnitudes, counts), strict=True)) if wanted else {}
-    return [_mask(cuts[i]) if i in cuts else (None if d >= 1 else _nothing) for i, d in enumerate(densities)]
-
-
-def _mask(cut: Cut) -> Mask:
-    def mask(block: Block, delta: torch.Tensor) -> None:
-        delta.mul_(cut.keeps(delta.abs(), block))
-
-    return mask
-
-
-def _nothing(_block: Block, delta: torch.Tensor) -> None:
-    delta.zero_()
+    trimmed = [task.inputs[number].operand for number in wanted]
+    cuts = dict(zip(wanted, largest_differences(blocks, base_of(task), trimmed, counts), strict=True))
+    return [
+        Largest(cuts[number]) if number in cuts else None if density >= 1 else nothing
+        for number, density in enumerate(densities)
+    ]
 
 
 METHOD = Method(

@@ -1,0 +1,17 @@
+"""Sums in float64 whose order is fixed, so that the kernels and numpy round alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+LANES = 16
+
+
+def lane_sum(values: npt.NDArray[np.float64]) -> float:
+    """The sum of ``values`` [n]: value i goes to lane i % 16, and the lanes are added up, all in order."""
+    padded = np.zeros(-(-len(values) // LANES) * LANES)
+    padded[: len(values)] = values
+    with np.errstate(invalid="ignore"):
+        lanes = np.add.reduce(padded.reshape(-1, LANES), axis=0)
+        return float(np.add.accumulate(lanes)[-1])
