@@ -15,7 +15,7 @@ from .execute import execute
 from .models import open_models
 from .operands import StoredOperand
 from .output_config import main_dtype, output_config
-from .resolve import Plan, resolve
+from .resolve import Plan, resolve, unmatched_filters
 from .sidecars import with_token_ids, write_sidecars
 from .similarity import similarity
 from .statistics import with_statistics
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .models import Model
     from .recipe import Recipe
     from .task import Operand
+
+MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
     tasks = plan.tasks
     if method.statistics is not None:
         tasks = with_statistics(context, models, method.statistics, tasks)
+    most_mb = context.params.max_shard_mb
     observed = execute(
         tasks,
         {method.name: method},
@@ -67,6 +70,7 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
         seed=context.seed,
         threads=context.threads,
         progress=context.progress,
+        max_shard_bytes=None if most_mb is None else most_mb * MB,
     )
     facts = {
         **context.inputs[recipe.donor].facts,
@@ -103,14 +107,14 @@ def prepare(recipe: Recipe, method: Method, models: Mapping[str, Model]) -> Prep
     donor = models[recipe.donor]
     if recipe.vocabulary is None:
         plan = resolve(recipe, method, models, stored)
-        notes = require_same_words(models, recipe.donor)
+        notes = (*require_same_words(models, recipe.donor), *unmatched_filters(recipe, models))
         return Prepared(plan, output_config(donor, models, plan), None, notes)
     words = merged_words(recipe, models)
     embeddings = Embeddings(recipe, models, words)
     plan = resolve(recipe, method, models, embeddings.open)
     config = with_token_ids(output_config(donor, models, plan), models[words.start].checkpoint.config)
     config["vocab_size"] = embeddings.rows
-    notes = words.notes
+    notes = (*words.notes, *unmatched_filters(recipe, models))
     before = models[words.start].vocabulary
     if embeddings.rows < before:
         what = f"the embedding has {embeddings.rows:,} rows, as many as there are tokens, where"

@@ -101,6 +101,19 @@ class Recipe:
         names = [*(member.model for member in self.members()), *bases, self.base]
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
+    def filters(self) -> Iterator[tuple[str, str]]:
+        """Parameter and text of every filter."""
+        levels = [self.parameters]
+        for module in self.modules.values():
+            levels.append(module.parameters)
+            for each in module.slices:
+                levels += [each.parameters, *(member.parameters for member in each.members)]
+        for level in levels:
+            for name, setting in level.items():
+                for entry in setting if isinstance(setting, list) else ():
+                    if isinstance(entry, Mapping) and "filter" in entry:
+                        yield name, str(entry["filter"])
+
     def to_json(self) -> dict[str, object]:
         """Plain values; what is not said is left out, so equal merges have equal JSON."""
         return _plain(

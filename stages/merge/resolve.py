@@ -62,6 +62,14 @@ def resolve(recipe: Recipe, method: Method, models: Mapping[str, Model], opener:
     )
 
 
+def unmatched_filters(recipe: Recipe, models: Mapping[str, Model]) -> Iterator[str]:
+    """What to note of filters that occur in the name of no tensor, so that what they give is never taken."""
+    names = {name for model in models.values() for name in model.tensors}
+    for parameter, wanted in sorted(set(recipe.filters())):
+        if not any(wanted in name for name in names):
+            yield f"the filter {wanted!r} of {parameter} matches no tensor, so its value is never used"
+
+
 def _nbytes(models: Mapping[str, Model], operand: Operand) -> int:
     if operand.stored is None:
         return TensorShape(operand.label, "F32", operand.shape).nbytes

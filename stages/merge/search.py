@@ -19,7 +19,7 @@ from .config import read_short
 from .method import get, refuse_statistics
 from .references import Given
 from .space import WEIGHT, WEIGHTS, Space
-from .stage import INPUTS, ShortParams, expand_short
+from .stage import INPUTS, NOT_MERGED, ShortParams, expand_short
 from .trials import Budget, Memory, Trial, search
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 MB = 1_000_000
 TRIALS_FILE = "trials.jsonl"
-# What describes the merge, and not the search; what messages call inputs is no part of either.
-OF_MERGE = tuple(field.name for field in dataclasses.fields(ShortParams) if field.name != "titles")
+# What describes the merge, and not the search; what is written beside it is no part of either.
+OF_MERGE = tuple(field.name for field in dataclasses.fields(ShortParams) if field.name not in NOT_MERGED)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,22 @@ Switch = bool | tuple[object, ...] | Mapping[str, object] | None
 
 
 @dataclass(frozen=True)
-class MergeParams:
+class WrittenParams:
+    """What every merge has beside what is merged."""
+
+    max_shard_mb: int | None = param(
+        None,
+        minimum=1,
+        doc="megabytes of a file of weights, above which they are split; by default they are one",
+    )
+    titles: Mapping[str, str] | None = param(None, in_key=False, doc="what messages call each input")
+
+
+NOT_MERGED = frozenset(field.name for field in dataclasses.fields(WrittenParams))
+
+
+@dataclass(frozen=True)
+class MergeParams(WrittenParams):
     """Parameters of `merge`."""
 
     config: str | None = param(None, in_key=False, doc="a recipe of mergekit's; what it says enters the key")
@@ -43,11 +58,10 @@ class MergeParams:
     recipe: Mapping[str, object] | None = param(
         None, doc="what the file says, with inputs in place of models"
     )
-    titles: Mapping[str, str] | None = param(None, in_key=False, doc="what messages call each input")
 
 
 @dataclass(frozen=True)
-class ShortParams:
+class ShortParams(WrittenParams):
     """Parameters that every `merge.METHOD` has."""
 
     models: tuple[object, ...] | None = param(
@@ -78,7 +92,6 @@ class ShortParams:
     chat_template: str | None = param(
         None, doc="auto, a name or a template; by default that of the base, or of the first model"
     )
-    titles: Mapping[str, str] | None = param(None, in_key=False, doc="what messages call each input")
 
 
 def merge_stage(method: Method, module: str) -> Stage[Any]:
@@ -99,8 +112,9 @@ def merge_stage(method: Method, module: str) -> Stage[Any]:
             for field in dataclasses.fields(context.params)
             if field.name not in of_text
         }
-        del values["titles"]
-        written = {name: value for name, value in values.items() if value is not None}
+        written = {
+            name: value for name, value in values.items() if value is not None and name not in NOT_MERGED
+        }
         return _run(context, read_short(written, method, Given(), None), method)
 
     run.__module__ = module
@@ -126,8 +140,9 @@ def expand_short(values: Mapping[str, object], method: Method, directory: Path, 
     RecipeError as :func:`ingot.stages.merge.config.read_short` does.
     """
     inputs = Inputs(directory)
-    recipe = read_short(values, method, inputs, before)
-    changed = renamed(values, inputs)
+    merged = {name: value for name, value in values.items() if name not in NOT_MERGED}
+    recipe = read_short(merged, method, inputs, before)
+    changed = renamed(merged, inputs)
     if recipe.base is not None:
         changed["base"] = recipe.base
     return Expansion({**values, **changed, "titles": inputs.written()}, inputs.sources)

@@ -11,6 +11,8 @@ from ingot.artifacts.errors import InputError
 from ingot.stages import base
 from safetensors.numpy import load_file
 
+from .networks import config, save, shapes, tokenizer, values
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -110,3 +112,31 @@ def test_nothing_is_published_for_models_that_do_not_fit(
     models = [str(sibling("llama", "a")), str(tiny_checkpoint("qwen2"))]
     with pytest.raises(InputError, match=r"model2 \(.*\) is a Qwen2ForCausalLM, but model1"):
         merged("merge.linear", {"models": models, "weight": 1})
+
+
+def test_weights_are_split_into_files_where_that_is_asked_for(merged: Any, tmp_path: Path) -> None:
+    # An embedding and a head of 1.3 MB each.
+    rows, words = 40_000, tokenizer({"a": 0, "b": 1})
+    models = [
+        str(
+            save(tmp_path / name, config(1, vocab_size=rows), values(shapes(1, vocabulary=rows), seed), words)
+        )
+        for seed, name in enumerate("ab")
+    ]
+    whole = merged("merge.linear", {"models": models, "weight": 1})
+    split = merged("merge.linear", {"models": models, "weight": 1, "max_shard_mb": 1})
+    shards = sorted(split.path.glob("*.safetensors"))
+    assert len(shards) >= 2
+    index = json.loads((split.path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert set(index.values()) == {path.name for path in shards}
+    joined = {name: value for path in shards for name, value in load_file(path).items()}
+    assert {name: value.tobytes() for name, value in joined.items()} == {
+        name: value.tobytes() for name, value in weights(whole.path).items()
+    }
+
+
+def test_a_filter_that_matches_nothing_is_noted(merged: Any, sibling: Any) -> None:
+    notes: list[str] = []
+    weight = [{"filter": "atn", "value": 2}, {"filter": "mlp", "value": 1}, {"value": 1}]
+    merged("merge.linear", {"models": [str(sibling("llama", "a"))], "weight": weight}, notes)
+    assert notes == ["the filter 'atn' of weight matches no tensor, so its value is never used"]

@@ -26,7 +26,8 @@ EXPECTED = {
     "<|start_header_id|>user<|end_header_id|>\n\nGo<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "alpaca": "### Instruction:\nHi\n\n### Response:\nYes?</s>\n\n### Instruction:\nGo\n\n### Response:\n",
-    "exaone": "[|system|][|endofturn|]\n[|user|]Hi\n[|assistant|]Yes?[|endofturn|]\n[|user|]Go\n[|assistant|]",
+    "exaone": "[|system|][|endofturn|]\n[|user|]Hi\n[|assistant|]Yes?[|endofturn|]\n[|user|]Go\n"
+    "[|assistant|]",
 }
 
 
