@@ -207,6 +207,15 @@ def extract_lora(params: Any, work: Work) -> Estimate:
     )
 
 
+def norms(_params: Any, work: Work) -> Estimate:
+    """`fuse.norms`: one tensor in memory; then both networks on some forty tokens, a block at a time."""
+    output = FLOAT32 * work.parameters
+    return Estimate(
+        TORCH_SECONDS + 2e-8 * work.parameters, TORCH_BYTES + 3 * output // 4, output + SIDECARS,
+        mapped_bytes=work.input_bytes // 4,
+    )  # fmt: skip
+
+
 def foreign(params: Any, work: Work) -> Estimate:
     """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
     seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
@@ -288,6 +297,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "load.adapter": load_adapter,
     "fuse.lora": lora,
     "fuse.extract_lora": extract_lora,
+    "fuse.norms": norms,
     "fuse.rotate": rotate,
     **{name: merge for name in BUILTIN if name.partition(".")[0] == "merge"},
     "merge.fisher": merge_measured,
