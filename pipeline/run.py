@@ -21,6 +21,7 @@ from .local import LocalExecutor
 from .plan import Plan, Planner, to_json
 from .planning import selected_graph
 from .report import collect, publish
+from .report.merges import merge_reports
 from .report.model import RunReport
 from .sources import module_digests
 from .units import show_bytes
@@ -181,6 +182,7 @@ def report_of(
         targets=collect.target_reports(store, graph, outcome),
         nodes=collect.node_reports(graph, outcome, planned.expected),
         data=collect.data_reports(graph, outcome),
+        merges=merge_reports(graph, outcome),
         environment=environment(host),
         recipe=recipe.source,
         notes=graph.notes,

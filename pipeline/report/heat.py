@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..units import THIN, show, show_bytes, significant
 from .curves import shortened
@@ -28,6 +28,21 @@ LONGEST_ROLE = 16
 # Of the median error: a shade a step, so that weights that were rounded alike look alike.
 ERROR_STEPS = (0.5, 0.8, 1.25, 1.6, 2.0, 3.0)
 BIT_SHADES: Mapping[str, int] = {"int2": 0, "int3": 1, "int4": 2, "int8": 4, "float16": 5, "bfloat16": 5}
+
+
+class Placed(Protocol):
+    """What has a place in a grid of roles and layers; layer: None for what is outside of layers."""
+
+    @property
+    def role(self) -> str:
+        """Its row."""
+
+    @property
+    def layer(self) -> int | None:
+        """Its column."""
+
+
+C = TypeVar("C", bound=Placed)
 
 
 def sweep_grid(cells: Sequence[SweepCell], side: str, metric: str, base: str | None, best: float) -> Fragment:
@@ -96,7 +111,7 @@ def width_grid(groups: Sequence[WeightGroup]) -> Fragment:
         widths = widths_of[role]
         size = show_bytes(sum(group.size_bytes for group in found))
         ends[role] = f"{_short(widths[0]) if len(widths) == 1 else 'mixed'} · {size}"
-    return _grid(
+    return layer_grid(
         rows, ends, lambda group: bit_shade(group.width),
         # What a whole row has in common stands at its end.
         lambda group: "" if len(widths_of[group.role]) == 1 else re.sub("[a-z]", "", group.width),
@@ -115,7 +130,7 @@ def error_grid(groups: Sequence[WeightGroup]) -> Fragment:
         role: f"{significant(100 * max(group.error or 0 for group in found))}{THIN}%"
         for role, found in rows.items()
     }
-    return _grid(
+    return layer_grid(
         rows, ends, lambda group: error_shade(group.error or 0, median),
         lambda group: significant(100 * (group.error or 0), 2),
         "Relative error of rounding, in %, by role and layer; the largest of each role at its end",
@@ -144,13 +159,14 @@ def _rows(groups: Sequence[WeightGroup]) -> dict[str, list[WeightGroup]]:
     return rows
 
 
-def _grid(
-    rows: Mapping[str, Sequence[WeightGroup]],
+def layer_grid(
+    rows: Mapping[str, Sequence[C]],
     ends: Mapping[str, str],
-    shade: Callable[[WeightGroup], int],
-    word: Callable[[WeightGroup], str],
+    shade: Callable[[C], int],
+    word: Callable[[C], str],
     label: str,
 ) -> Fragment:
+    """Roles down, layers across: a shade a cell, its word where there is room. ends: of rows."""
     layers = sorted({group.layer for found in rows.values() for group in found if group.layer is not None})
     span = WIDTH - GRID_LEFT - GRID_RIGHT
     width = span / max(1, len(layers))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..gate import Check, MetricResult, worst
 from ..metrics import QUALITY, metric_title, place_in_table
 from ..units import show, show_bytes, show_count, show_delta, show_interval, show_seconds, significant
-from . import figures, plots
+from . import figures, merge_figures, plots
 from .dag import boxes_of, dag
 from .figures import Figure
 from .golden import golden_texts
@@ -37,6 +38,10 @@ SENTENCES = {
     "unverified": "Built, but not measured to the end here.",
     "error": "A stage failed.",
 }
+
+
+# Perplexities past this say no more than that the network is broken.
+MOST_NATS = 30.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def render_html(report: RunReport) -> str:
         predicted=prediction_basis(report.nodes),
         trades=list(figures.trades(report)),
         golden=golden_texts(report),
+        merges=list(merge_figures.figures_of(report.merges)),
         weights=list(figures.weights(report)),
         worst=list(figures.worst_tensors(report)),
         steps=list(figures.steps(report)),
@@ -101,7 +107,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "show": show, "delta": show_delta, "bytes": show_bytes, "count": show_count, "seconds": show_seconds,
         "interval": show_interval,
-        "moment": _moment,
+        "moment": _moment, "perplexity": _perplexity,
     }  # fmt: skip
     environment.globals |= {
         "style": Fragment(stylesheet()),
@@ -203,6 +209,11 @@ def _tools(report: RunReport) -> dict[str, str]:
     return dict(
         sorted({name: version for node in report.nodes for name, version in node.tools.items()}.items())
     )
+
+
+def _perplexity(loss: float) -> str:
+    """Nats a token as perplexity."""
+    return significant(math.exp(loss), 4) if loss < MOST_NATS else "∞"
 
 
 def _moment(iso: str) -> str:

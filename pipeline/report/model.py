@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ...artifacts.errors import IngotError
 from ..gate import Check, MetricResult, Status, exit_code, worst
 from ..measurements import Golden, Quantiles, SweepCell
+from .merges import MergeReport
 from .parts import LayerError, Spread, Step, TensorError, WeightGroup
 
 Facts = Mapping[str, str]
@@ -207,6 +208,7 @@ class RunReport:
     nodes: tuple[NodeReport, ...] = ()
     data: tuple[DataReport, ...] = ()
     environment: Facts = field(default_factory=dict)
+    merges: tuple[MergeReport, ...] = ()
     recipe: str = ""
     notes: tuple[str, ...] = ()
 
