@@ -4,8 +4,9 @@
 
 What merging costs does not depend on what weights say, but selection depends on how they are spread: those of
 the base are normal with a deviation of 0.02, those of model1, model2 ... differ from it by normal steps of
-0.002, rounded to bfloat16 as training would leave them. The same call writes the same bytes. Parity is
-measured on larger weights and steps in float32 (`WIDE`).
+0.002, rounded to bfloat16 as training would leave them. All are taken from one pool of normal numbers, from
+another place of it for each tensor and model. The same call writes the same bytes. Parity is measured on
+larger weights and steps in float32 (`WIDE`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ingot.pipeline.demo import MODEL
 if TYPE_CHECKING:
     import torch
 
+POOL = 1 << 24
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -53,6 +55,9 @@ def make(directory: Path, size: str, models: int, spread: Spread = TUNED) -> lis
     paths = [directory / f"{size}-{name}" for name in names]
     if all((path / "model.safetensors").exists() for path in paths):
         return paths
+    import torch
+
+    pool = torch.randn(POOL, generator=torch.Generator().manual_seed(0))
     config = _config(SIZES[size])
     layout = [TensorShape(name, spread.dtype, shape) for name, shape in _shapes(SIZES[size])]
     for path in paths:
@@ -65,9 +70,11 @@ def make(directory: Path, size: str, models: int, spread: Spread = TUNED) -> lis
         streams = [stack.enter_context(part.open("wb")) for part in parts]
         writers = [stack.enter_context(SafetensorsWriter(stream, layout)) for stream in streams]
         for tensor in layout:
-            base = _drawn("base", tensor).mul_(spread.deviation)
+            base = _drawn(pool, "base", tensor) * spread.deviation
             for name, writer in zip(names, writers, strict=True):
-                values = base if name == "base" else base + _drawn(name, tensor).mul_(spread.step)
+                values = (
+                    base if name == "base" else torch.add(base, _drawn(pool, name, tensor), alpha=spread.step)
+                )
                 writer.write(tensor.name, _bytes(values, spread.dtype))
     for part in parts:
         part.rename(part.with_suffix(""))
@@ -105,12 +112,11 @@ def _shapes(size: dict[str, int]) -> list[tuple[str, tuple[int, ...]]]:
     return [("model.embed_tokens.weight", outer), *layers, *last]
 
 
-def _drawn(model: str, tensor: TensorShape) -> torch.Tensor:
-    import torch
-
+def _drawn(pool: torch.Tensor, model: str, tensor: TensorShape) -> torch.Tensor:
     digest = hashlib.sha256(f"{model} {tensor.name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    return torch.randn(tensor.shape, generator=generator)
+    start = int.from_bytes(digest[:8], "little") % POOL
+    stop = start + tensor.count
+    return pool.repeat(-(-stop // POOL))[start:stop].view(tensor.shape)
 
 
 def _bytes(values: torch.Tensor, dtype: str) -> Any:

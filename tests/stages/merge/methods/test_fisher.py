@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
-from ingot.artifacts.errors import InputError
+from ingot.artifacts.errors import InputError, RecipeError
+from ingot.stages.base import Context
+from ingot.stages.merge.methods import fisher
 from ingot.stages.merge.statistics import Statistic
+from ingot.stages.model.calibration.calibrate import CalibratedParams
+from ingot.stages.model.checkpoint import Checkpoint
 from safetensors.torch import load_file
 
 if TYPE_CHECKING:
@@ -33,6 +40,45 @@ def test_information_of_some_models_alone_is_refused(stored: Any, carry: Any) ->
     first.statistic = Statistic(stored([1.0]))
     with pytest.raises(InputError, match="moved between vocabularies"):
         carry("fisher", [first, second])
+
+
+@pytest.mark.parametrize(
+    ("stage", "values"),
+    [
+        ("merge", {"config": "recipe.yml"}),
+        ("merge.search", {"algorithm": "fisher", "models": [{"model": "a"}, {"model": "b"}]}),
+    ],
+)
+def test_a_step_that_has_no_place_for_a_text_refuses_it(
+    stage: str, values: dict[str, Any], merged: Any, sibling: Any, tmp_path: Path
+) -> None:
+    models = [{"model": str(sibling("llama", name))} for name in "ab"]
+    recipe = {"merge_method": "fisher", "models": models, "dtype": "float32"}
+    (tmp_path / "recipe.yml").write_text(json.dumps(recipe))
+    if "models" in values:
+        values = {**values, "models": models}
+    with pytest.raises(RecipeError, match="fisher takes a calibration text") as error:
+        merged(stage, values)
+    assert "method: fisher" in str(error.value.fix)
+
+
+def test_what_was_found_is_kept_for_the_next_run(
+    run_stage: Any, sibling: Any, text: Path, tmp_path: Path
+) -> None:
+    loaded = run_stage("load", {}, model=str(sibling("llama", "a")))
+    context = Context(
+        params=CalibratedParams(calibration=str(text), samples=2, window=16), inputs={"model": loaded},
+        output=None, job=tmp_path, seed=0, threads=1, progress=lambda *_: None, note=print,
+    )  # fmt: skip
+    source = Checkpoint.open(loaded.path)
+    first = fisher.measure(context, source)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    again = fisher.measure(context, source)
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    assert first.keys() == again.keys() == set(source.tensors.names())
+    other = fisher.measure(replace(context, seed=1), source)
+    name = source.architecture.linears[0].name
+    assert not np.array_equal(other[name].operand.raw(), first[name].operand.raw())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
