@@ -140,3 +140,29 @@ def test_a_filter_that_matches_nothing_is_noted(merged: Any, sibling: Any) -> No
     weight = [{"filter": "atn", "value": 2}, {"filter": "mlp", "value": 1}, {"value": 1}]
     merged("merge.linear", {"models": [str(sibling("llama", "a"))], "weight": weight}, notes)
     assert notes == ["the filter 'atn' of weight matches no tensor, so its value is never used"]
+
+
+METHOD = """
+from ingot.stages.merge.method import Method, Parameter
+
+def merge(task, blocks):
+    def kernel(block):
+        return block.read(task.inputs[0].operand).mul_(task.parameters["factor"])
+    return kernel
+
+METHOD = Method("scaled", merge, summary="The first model, scaled", paper="", parameters=(
+    Parameter("factor", "what it is multiplied by", default=1.0),
+))
+"""
+
+
+def test_a_method_of_ones_own_is_read_from_a_python_file(merged: Any, sibling: Any, tmp_path: Path) -> None:
+    a = sibling("llama", "a")
+    (tmp_path / "scaled.py").write_text(METHOD)
+    (tmp_path / "own.yaml").write_text(
+        f"merge_method: scaled\nmodels: [{{model: {a}}}]\nparameters: {{factor: [2, 4]}}\n"
+    )
+    made = merged("merge", {"config": "own.yaml", "method_file": "scaled.py"})
+    for name, value in weights(made.path).items():
+        factor = 2 if "embed" in name or "layers.0" in name else 4
+        assert np.array_equal(value, factor * weights(a)[name]), name
