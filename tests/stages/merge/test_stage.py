@@ -28,7 +28,7 @@ def expand(stage: str, values: Mapping[str, object], directory: Path) -> base.Ex
     return found(values, directory, "load")
 
 
-@pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2", "bert", "t5", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt2", "bert", "t5", "mixtral", "gptj"])
 def test_a_linear_merge_is_the_weighted_mean_of_every_tensor(family: str, merged: Any, sibling: Any) -> None:
     a, b = sibling(family, "a"), sibling(family, "b")
     made = merged(
