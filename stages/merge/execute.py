@@ -13,6 +13,7 @@ from ...artifacts.errors import InputError
 from ...artifacts.tensor_header import DTYPE_BITS
 from ..model import shards
 from ..model.checkpoint import INDEX_FILE
+from . import native
 from .blocks import BLOCK_ELEMENTS, Workers
 from .draft import Draft
 from .making import make
@@ -74,7 +75,8 @@ def execute(
         held_by = {name: [task.output for task in held] for name, held in named.items()}
         output.write_json(INDEX_FILE, shards.index(held_by))
     progress(total, total, "merged")
-    return {"tensors": len(tasks), "resumed_tensors": resumed}
+    kernels = "torch" if native.library() is None else "c"
+    return {"tensors": len(tasks), "resumed_tensors": resumed, "kernels": kernels}
 
 
 def fingerprint(tasks: Sequence[TensorTask], seed: int) -> str:
