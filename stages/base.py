@@ -39,6 +39,7 @@ BUILTIN: Mapping[str, str] = {
     "load.adapter": "ingot.stages.load.adapter",
     "fuse.lora": "ingot.stages.fuse.lora",
     "fuse.extract_lora": "ingot.stages.fuse.extract_lora",
+    "fuse.qkv": "ingot.stages.fuse.qkv",
     "fuse.norms": "ingot.stages.fuse.norms",
     "fuse.rotate": "ingot.stages.fuse.rotate",
     "merge": "ingot.stages.merge.stage",

@@ -208,7 +208,7 @@ def extract_lora(params: Any, work: Work) -> Estimate:
 
 
 def norms(_params: Any, work: Work) -> Estimate:
-    """`fuse.norms`: one tensor in memory; then both networks on some forty tokens, a block at a time."""
+    """`fuse.norms` and `fuse.qkv`: one tensor in memory; then both networks on some tokens, by block."""
     output = FLOAT32 * work.parameters
     return Estimate(
         TORCH_SECONDS + 2e-8 * work.parameters, TORCH_BYTES + 3 * output // 4, output + SIDECARS,
@@ -297,6 +297,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "load.adapter": load_adapter,
     "fuse.lora": lora,
     "fuse.extract_lora": extract_lora,
+    "fuse.qkv": norms,
     "fuse.norms": norms,
     "fuse.rotate": rotate,
     **{name: merge for name in BUILTIN if name.partition(".")[0] == "merge"},
