@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..model.checkpoint import Checkpoint
-    from .choice import Target
+    from ..model.sparsity import Target
 
     Floats = npt.NDArray[np.float32]
 
@@ -78,7 +78,7 @@ def _one_by_one(
 ) -> Callable[[str], Floats]:
     import torch
 
-    from .magnitude_mask import by_magnitude
+    from ..model.calibration.masks import by_magnitude
 
     turned = {linear.name for linear in source.architecture.linears if linear.stored_in_out}
 
@@ -96,7 +96,7 @@ def _globally(
     source: Checkpoint, targets: Mapping[str, Target], params: MagnitudeParams
 ) -> Callable[[str], Floats]:
     from ..model.calibration.masks import share_of
-    from .magnitude_mask import Threshold
+    from .threshold import Threshold
 
     read = source.tensors.float32
     entries = sum(source.tensors.info(name).count for name in targets)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from ..model.sparsity import REFIT_STEPS
 from .calibrated import CalibratedPruneParams
 
 
@@ -26,7 +27,7 @@ class SparseGptParams(CalibratedPruneParams):
         "so, at no cost",
     )
     refit_steps: int = param(
-        10,
+        REFIT_STEPS,
         minimum=0,
         doc="steps of conjugate gradients that fit all that stays once it is known what goes; a sweep moves "
         "only what is behind a column. 10 take a fifth off what 2:4 loses",

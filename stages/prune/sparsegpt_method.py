@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ..model.calibration.gram import gram
-from ..model.calibration.second_order import factorize, stack
-from .sparsegpt_solve import prune_columns, refit
+from ..model.calibration.second_order import factorize, row_parts, stack
+from ..model.calibration.sparsegpt import prune_columns, refit
 from .visitor import Pruned
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.calibration.walk import Stop
-    from .choice import Target
+    from ..model.sparsity import Target
     from .sparsegpt import SparseGptParams
 
 
 class SparseGpt:
-    """See `sparsegpt_solve.py`."""
+    """See `calibration/sparsegpt.py`."""
 
     name = "sparsegpt"
     never_worse = True
@@ -50,11 +50,9 @@ class SparseGpt:
             evidence = {
                 "condition": factor.condition, "damp_percent": factor.damp, "dead_inputs": factor.dead,
             }  # fmt: skip
-            stacked, parts, first = stack([weights[place] for place in places]), [], 0
-            for place in places:
-                parts.append(slice(first, first + len(weights[place])))
-                first = parts[-1].stop
-            made = prune_columns(stacked, factor, target, parts)
+            own = [weights[place] for place in places]
+            stacked, parts = stack(own), row_parts(own)
+            made = prune_columns(stacked, stacked == 0, factor, target, parts)
             if params.refit_steps:
                 made = refit(stacked, made, hessian, factor.damp, params.refit_steps)
             found |= {place: made[part] for place, part in zip(places, parts, strict=True)}

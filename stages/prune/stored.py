@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..base import Context
     from ..model.checkpoint import Checkpoint
-    from .choice import Target
+    from ..model.sparsity import Target
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from ..model.calibration.fallbacks import too_little
+from ..model.calibration.masks import by_magnitude
 from ..model.calibration.second_order import relative_error
-from .magnitude_mask import by_magnitude
 from .stored import rounded
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ...artifacts.tensors import TensorSource
     from ..model.calibration.walk import Stop
-    from .choice import Target
+    from ..model.sparsity import Target
 
 
 @dataclass(frozen=True, eq=False)

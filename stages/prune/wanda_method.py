@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..model.calibration.walk import Stop
-    from .choice import Target
+    from ..model.sparsity import Target
 
 # Errors are measured on so many tokens for each input feature, which tells them to about a percent.
 MEASURED = 4

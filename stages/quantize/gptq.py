@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from ..model.sparsity import GROUPS, Target, require_divided, target
 from .calibrated import CalibratedWeightParams
-from .formats import GROUP_SIZES, formats
+from .formats import GROUP_SIZES, choose
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..model.families import Architecture
+    from ..model.quantized import WeightSpec
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,43 @@ class GptqParams(CalibratedWeightParams):
         doc="aim at what the original network computes, with the errors of all earlier layers in the inputs; "
         "takes a quarter off the loss at 3 bits for about twice the time",
     )
+    sparsity: float | None = param(
+        None,
+        minimum=0.0,
+        maximum=1.0,
+        doc="share of each weight of the layers that becomes zero on the way, as by prune.sparsegpt; none, "
+        "since sparse kernels are rare",
+    )
+    pattern: str | None = param(
+        None, choices=tuple(GROUPS), doc="in its place 2:4 or 4:8: of so many inputs at most so many stay"
+    )
+    keep_zeros: bool = param(
+        True,
+        doc="what is exactly zero stays so, though errors of other columns would move it; of trained weights "
+        "hardly any is, of pruned ones half",
+    )
+
+    def __post_init__(self) -> None:
+        """Raises RecipeError for a sparsity out of range, and for one beside a pattern."""
+        self.target()
+
+    def target(self) -> Target | None:
+        """How much of each weight becomes zero on the way."""
+        if self.sparsity is None and self.pattern is None:
+            return None
+        return target("quantize", self.sparsity, self.pattern)
+
+
+def formats(params: GptqParams, model: Architecture) -> Mapping[str, WeightSpec]:
+    """How each weight that would be quantized is stored.
+
+    Raises RecipeError for patterns that match no weight, and for a sparse one that does not divide a row.
+    """
+    specs, sparse = choose(model, params.choice()), params.target()
+    for linear in model.linears:
+        if sparse is not None and linear.layer is not None and linear.name in specs:
+            require_divided(linear, sparse)
+    return specs
 
 
 @stage(
@@ -71,12 +116,18 @@ def run(context: Context[GptqParams]) -> Result:
     from .rounding import Made, chosen, write
 
     source = Checkpoint.open(context.inputs["model"].path)
+    formats(context.params, source.architecture)
     specs = chosen(source, context.params.choice())
     visitor = GptqVisitor(source.architecture, specs, context.params)
     journal = calibrate(context, source, visitor)
-    evidence = journal.evidence()
+    evidence: dict[str, Any] = journal.evidence()
     fallbacks = describe_fallbacks(evidence, "rounded to nearest")
     if fallbacks:
         context.note(fallbacks)
-    made = Made(journal.results(), evidence, facts={"fallbacks": count_fallbacks(evidence)})
+    facts: dict[str, object] = {"fallbacks": count_fallbacks(evidence)}
+    sparse = {name: entry["sparsity"] for name, entry in evidence.items() if "sparsity" in entry}
+    if sparse:
+        zeros = sum(share * specs[name].parameters for name, share in sparse.items())
+        facts["sparsity"] = round(zeros / sum(specs[name].parameters for name in sparse), 6)
+    made = Made(journal.results(), evidence, facts=facts)
     return write(context, source, specs, "mse", "gptq", made)

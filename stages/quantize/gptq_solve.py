@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from ..model.calibration.columns import Settle
 
 
-def round_columns(weight: torch.Tensor, levels: Levels, factor: Factor) -> torch.Tensor:
+def round_columns(
+    weight: torch.Tensor, levels: Levels, factor: Factor, gone: torch.Tensor | None = None
+) -> torch.Tensor:
     """Codes float32 [rows, in]: algorithm 1 of the paper, groups fixed beforehand ("static groups").
 
+    gone: bool [rows, in], what becomes zero wherever earlier columns have moved it; those behind pay for that
+    too, which loses less than to move it not at all.
     Works on the transposed matrix, in which a column is contiguous.
     """
     codes = torch.empty_like(weight)
@@ -27,19 +31,22 @@ def round_columns(weight: torch.Tensor, levels: Levels, factor: Factor) -> torch
     for part in blocks_of(len(weight)):
         left = weight[part][:, factor.order].T.contiguous()
         found = torch.empty_like(left)
-        sweep(left, factor.upper, rounding(levels.rows(part), group, found))
+        own = None if gone is None else gone[part][:, factor.order].T.contiguous()
+        sweep(left, factor.upper, _rounding(levels.rows(part), group, found, own))
         codes[part, factor.order] = found.T
     return codes
 
 
-def rounding(levels: Levels, group: torch.Tensor, found: torch.Tensor) -> Settle:
-    """Settles a column at the nearest levels. group: of each column in its order; found: takes the codes."""
+def _rounding(levels: Levels, group: torch.Tensor, found: torch.Tensor, gone: torch.Tensor | None) -> Settle:
+    """Settles a column at the nearest levels, or at zero. group: of each column; found: takes the codes."""
     scales, zeros = levels.scales.T.contiguous(), levels.zeros.T.contiguous()
     highest = 2**levels.bits - 1
 
     def settle(place: int, values: torch.Tensor) -> torch.Tensor:
         scale, zero = scales[group[place]], zeros[group[place]]
         code = (values / scale).round_().add_(zero).clamp_(0, highest)
+        if gone is not None:
+            code = torch.where(gone[place], zero, code)
         found[place] = code
         return code.sub_(zero).mul_(scale)
 

@@ -6,24 +6,29 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..model.calibration.fallbacks import too_little
 from ..model.calibration.gram import cross, gram
-from ..model.calibration.second_order import factorize, relative_error, stack, weighted_error
+from ..model.calibration.masks import by_magnitude
+from ..model.calibration.second_order import factorize, relative_error, row_parts, stack, weighted_error
+from ..model.calibration.sparsegpt import prune_columns, refit
+from ..model.sparsity import REFIT_STEPS
 from .calibrated import walked
 from .gptq_solve import corrected, refit_scales, round_columns
 from .hessian import find_levels
 from .weights import evidence_of, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
-    import torch
 
     from ..model.calibration.walk import Stop
     from ..model.families import Architecture, Linear
     from ..model.quantized import WeightFormat, WeightSpec
+    from ..model.sparsity import Target
     from .gptq import GptqParams
 
 
@@ -71,39 +76,49 @@ class GptqVisitor:
     ) -> None:
         params = self._params
         started = time.process_time()
-        original = stack([stop.tensors.original(linear) for linear in linears]).to(hessian.device)
+        weights = [stop.tensors.original(linear).to(hessian.device) for linear in linears]
+        original, parts = stack(weights), row_parts(weights)
         reason = too_little(stop)
+        sparse = params.target() if linears[0].layer is not None else None
+        naive = _pruned_plainly(original, sparse, parts)
         target, factor = original, None
-        nearest = levels = find_levels(original, form, params.scale_search, None if reason else hessian)  # type: ignore[arg-type]
-        codes = levels.encode(original)
+        nearest = levels = find_levels(naive, form, params.scale_search, None if reason else hessian)  # type: ignore[arg-type]
+        codes = levels.encode(naive)
         if reason is None:
             factor = factorize(hessian, params.damp_percent, desc_act=params.desc_act)
             if moved is not None:
                 target = corrected(original, hessian, moved, factor.damp)
-                levels = find_levels(target, form, params.scale_search, hessian)  # type: ignore[arg-type]
-            codes = round_columns(target, levels, factor)
+            gone = original == 0 if params.keep_zeros else torch.zeros_like(original, dtype=torch.bool)
+            kept = target
+            if sparse is not None or (moved is not None and bool(gone.any())):
+                kept = self._pruned(target, gone, sparse, parts, hessian)
+            levels = find_levels(kept, form, params.scale_search, hessian)  # type: ignore[arg-type]
+            codes = round_columns(kept, levels, factor, gone if bool(gone.any()) else None)
             if params.refit_scales:
                 levels = refit_scales(target, codes, levels, hessian, factor.damp)
         seconds += (time.process_time() - started) / len(linears)
-        first = 0
-        for linear in linears:
-            rows = slice(first, first + linear.out_features)
-            first = rows.stop
+        for linear, rows in zip(linears, parts, strict=True):
             own, plain = levels.rows(rows), nearest.rows(rows)
             found, weight, aim = codes[rows], original[rows], target[rows]
             lost = weighted_error(aim - own.decode(found), hessian).sum()
-            rounded = plain.encode(weight)
+            rounded = plain.encode(naive[rows])
             lost_plain = weighted_error(aim - plain.decode(rounded), hessian).sum()
             why = reason
             if reason is None and lost > lost_plain:
                 own, found, why = plain, rounded, "that loses less on the calibration text"
-            stop.tensors.replace(linear, own.decode(found))
+            made = own.decode(found)
+            stop.tensors.replace(linear, made)
             self._tensors.update(parts_of(linear.name, own, found))
             self._evidence[linear.name] = {
-                **evidence_of(weight, own.decode(found), form),
+                **evidence_of(weight, made, form),
+                **(
+                    {}
+                    if sparse is None
+                    else {"pattern": sparse.label, "sparsity": float((made == 0).float().mean())}
+                ),
                 "method": "rtn" if why else "gptq",
                 "fallback": why,
-                "weighted_error": relative_error(weight, own.decode(found), hessian),
+                "weighted_error": relative_error(weight, made, hessian),
                 "rtn_weighted_error": relative_error(weight, plain.decode(rounded), hessian),
                 "condition": factor.condition if factor else None,
                 "damp_percent": factor.damp if factor else None,
@@ -111,3 +126,38 @@ class GptqVisitor:
                 "rows": stop.rows,
                 "cpu_seconds": round(seconds, 4),
             }
+
+    def _pruned(
+        self,
+        target: torch.Tensor,
+        gone: torch.Tensor,
+        sparse: Target | None,
+        parts: Sequence[slice],
+        hessian: torch.Tensor,
+    ) -> torch.Tensor:
+        """What is rounded: ``target`` with what has ``gone``, and goes now, at zero and the rest fitted anew.
+
+        Of all weights with those zeros it is nearest to the target, so the error of any rounding of it adds
+        to what its own costs.  gone: takes what goes now.
+        """
+        params, found = self._params, target.masked_fill(gone, 0.0)
+        if sparse is not None:
+            group = sparse.group or 1
+            factor = factorize(hessian, params.damp_percent, desc_act=params.desc_act, group=group)
+            found = prune_columns(target, gone, factor, sparse, parts)
+            gone |= found == 0
+        return refit(target, found, hessian, params.damp_percent, REFIT_STEPS)
+
+
+def _pruned_plainly(weight: torch.Tensor, sparse: Target | None, parts: Sequence[slice]) -> torch.Tensor:
+    """What is rounded to nearest: the weight, or that pruned by magnitude."""
+    if sparse is None:
+        return weight
+    return stack([by_magnitude(weight[part], sparse) for part in parts])
+
+
+def _sparsity_of(made: torch.Tensor, sparse: Target | None) -> dict[str, object]:
+    """pattern and sparsity, the share of zeros in what was made, where some of it was to become zero."""
+    if sparse is None:
+        return {}
+    return {"pattern": sparse.label, "sparsity": float((made == 0).double().mean())}

@@ -61,6 +61,7 @@ class MixedParams(GptqParams):
 
     def __post_init__(self) -> None:
         """Raises RecipeError for widths that are none, and for a target that is none or out of reach."""
+        super().__post_init__()
         odd = [bits for bits in self.choices_bits if bits not in BITS]
         if odd or not self.choices_bits:
             listed = ", ".join(map(str, BITS))

@@ -17,6 +17,7 @@ from ...artifacts.tensors import TensorSource
 from ..model.checkpoint import WEIGHTS_FILE, Checkpoint
 from ..model.quantized import WeightFormat, WeightSpec, record_json, weights_by_width
 from .formats import choose
+from .zeros import count_zeros
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +93,9 @@ def write(
             tensors, parameters = floats.get(dtype, (0, 0))
             floats[dtype] = (tensors + 1, parameters + info.count)
     linear = [specs[item.name] for item in source.architecture.linears if item.name in specs]
+    zeros = count_zeros(source, context.output.payload, specs) or {}
+    if (lost := 1 - zeros.get("zeros_kept", 1.0)) > 0:
+        context.note(f"{lost:.2%} of the zeros of a sparse checkpoint are none any more")
     facts = {
         **context.inputs["model"].facts,
         "method": method,
@@ -99,6 +103,7 @@ def write(
         "bits_per_weight": round(
             sum(spec.payload_bits for spec in linear) / sum(spec.parameters for spec in linear), 4
         ),
+        **zeros,
         **made.facts,
     }
     return Result(facts, observed={"tensors": errors})

@@ -78,7 +78,7 @@ def _child(options: argparse.Namespace) -> None:
         "calibration": str(BUNDLED / "calibration.jsonl"), "samples": options.samples,
         "compute_dtype": "float32", "activation_budget_mb": BUDGET_MB,
     }  # fmt: skip
-    run(options.stage, options.child, params, options.workdir)
+    run([(options.stage, params)], options.child, options.workdir)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One row of `bench_quantize.py`: a stage run in a process of its own, and its weights measured in torch.
+"""One row of `bench_quantize.py` or `bench_prune.py`: stages run in a process of their own, and measured.
 
-    python tests/bench/quantize_rows.py JOB      # runs the stage that the file names, and writes the row
+    python tests/bench/quantize_rows.py JOB      # runs the stages that the file names, and writes the row
 
-Seconds are the stage's own: of the processor, in all its threads, imports left out. Those of another
-library's stage are of the quantization alone, as its driver takes them; loading and saving are left out
-there, not here.
+The weights that come out are measured in torch. Seconds are the stages' own: of the processor, in all its
+threads, imports left out. Those of another library's stage are of the quantization alone, as its driver takes
+them; loading and saving are left out there, not here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ingot.stages.model.torch_network import Network
 from safetensors.numpy import save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
     from ingot.artifacts.manifest import Artifact
@@ -73,19 +73,36 @@ class Row:
 
 
 def row(
-    model: Path, evaluation: Path, count: int, stage: str, params: Mapping[str, object], workdir: Path
+    model: Path,
+    evaluation: Path,
+    count: int,
+    stage: str,
+    params: Mapping[str, object],
+    workdir: Path,
+    before: Sequence[tuple[str, Mapping[str, object]]] = (),
 ) -> Row:
-    """The row of a stage, made unless ``workdir`` has it for these parameters, this text and this source."""
-    source = source_digest(base.get(stage).module)
-    texts = [digest_file(Path(str(params[name]))) for name in ("calibration",) if name in params]
-    known = [str(model), digest_file(evaluation), count, stage, dict(params), source, texts]
+    """The row of a stage, made unless ``workdir`` has it for these parameters, this text and this source.
+
+    before: stages that the model goes through first, whose seconds count too.
+    """
+    chain = [*before, (stage, params)]
+    source = [source_digest(base.get(each).module) for each, _ in chain]
+    texts = [
+        digest_file(Path(str(given[name])))
+        for _, given in chain
+        for name in ("calibration",)
+        if name in given
+    ]
+    known = [str(model), digest_file(evaluation), count, [[each, dict(given)] for each, given in chain]]
+    known += [source, texts]
     path = workdir / "rows" / f"{stage}-{digest_json(known)[:16]}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         job = path.with_suffix(".job")
         job.write_text(json.dumps({
             "model": str(model), "evaluation": str(evaluation), "count": count,
-            "stage": stage, "params": dict(params), "workdir": str(workdir), "row": str(path),
+            "stages": [[each, dict(given)] for each, given in chain], "workdir": str(workdir),
+            "row": str(path),
         }))  # fmt: skip
         environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
         with path.with_suffix(".log").open("wb") as log:
@@ -105,13 +122,17 @@ def digest_file(path: Path) -> str:
     return digest.digest_file(path)
 
 
-def run(stage_name: str, model: Path, params: Mapping[str, object], workdir: Path) -> tuple[Artifact, dict]:
-    """Runs the stage on one thread; its artifact, and what it took and observed."""
+def run(
+    stages: Sequence[tuple[str, Mapping[str, object]]], model: Path, workdir: Path
+) -> tuple[Artifact, dict]:
+    """Runs stages one after the other on one thread; the last one's artifact, and what they took."""
     store = Store.open(workdir / "store")
     loaded, _ = run_stage(store, "load", {}, {"model": str(model)})
     _import_ahead()
     busy = time.process_time()
-    artifact, observed = run_stage(store, stage_name, {"model": loaded}, params)
+    artifact, observed = loaded, {}
+    for name, params in stages:
+        artifact, observed = run_stage(store, name, {"model": artifact}, params)
     took = {"cpu_seconds": time.process_time() - busy, "max_rss_bytes": memory.peak_bytes()}
     return artifact, {**took, **{name: observed[name] for name in took if name in observed}}
 
@@ -175,12 +196,12 @@ def write_dense(quantized: Path, directory: Path) -> None:
 
 
 def main(job: Path) -> None:
-    """Runs the stage of a job and writes its row."""
+    """Runs the stages of a job and writes its row."""
     asked = json.loads(job.read_text())
-    artifact, took = run(asked["stage"], Path(asked["model"]), asked["params"], Path(asked["workdir"]))
+    artifact, took = run(asked["stages"], Path(asked["model"]), Path(asked["workdir"]))
     nll, predicted = measure(artifact.path, Path(asked["evaluation"]), asked["count"])
     made = {**took, "nll": nll.tolist(), "predicted": predicted}
-    made["bits_per_weight"] = artifact.facts["bits_per_weight"]
+    made["bits_per_weight"] = artifact.facts.get("bits_per_weight", 16.0)
     part = Path(asked["row"]).with_suffix(".part")
     part.write_text(json.dumps(made))
     part.rename(asked["row"])

@@ -17,6 +17,9 @@ from .masks import least_of_all, least_of_groups, share_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..sparsity import Target
+    from .second_order import Factor
+
 # Columns whose updates are gathered before the rest of the matrix is touched, and of which the entries that
 # go are chosen together ("lazy batches" and B_s of the papers).
 LAZY = 128
@@ -55,20 +58,33 @@ class Selection:
 
     gone: bool [in, rows], columns in the order of the sweep.
 
-    held: of the same shape, what has gone before and stays so.  dead: [in], features that never act, whose
-    weights cost nothing.  parts: the rows of each weight, which gets its share by itself.  group: see
-    :func:`.masks.least_of_groups`; groups keep together in the order of the sweep. Where there is none,
-    entries are chosen of all rows of a weight in a block of columns: rows may keep more or fewer.
+    left: the weight [in, rows] in that order.  held: of its shape, what has gone before and stays so.
+    parts: the rows of each weight, which gets its share by itself.  target: how much goes; groups of a
+    pattern keep together in the order of the sweep. Where there is no pattern, entries are chosen of all rows
+    of a weight in a block of columns, so rows may keep more or fewer, and so may blocks: w² / [H⁻¹]_qq, what
+    each entry would cost alone, says beforehand how many. Weights of features that never act cost nothing.
     """
 
     def __init__(
-        self, held: torch.Tensor, dead: torch.Tensor, parts: Sequence[slice], sparsity: float, group: int
+        self,
+        left: torch.Tensor,
+        held: torch.Tensor,
+        factor: Factor,
+        parts: Sequence[slice],
+        target: Target,
     ) -> None:
         self.gone = held.clone()
-        self._dead = dead
-        self._parts = parts
-        self._sparsity = sparsity
-        self._group = group
+        self._dead = factor.is_dead
+        self._sparsity = target.sparsity
+        self._group = target.group
+        self._wanted: list[tuple[slice, list[int]]] = []
+        if not target.group:
+            alone = left.square() / factor.upper.square().sum(0)[:, None]
+            alone[self._dead] = 0.0
+            alone.masked_fill_(self.gone, -1.0)
+            for part in parts:
+                first = least_of_all(alone[:, part], share_of(target.sparsity, alone[:, part].numel()))
+                self._wanted.append((part, first.sum(1).cumsum(0).tolist()))
 
     def choose(self, start: int, row: int, block: torch.Tensor, diagonal: torch.Tensor) -> None:
         """Chooses ahead of the column ``start + row``, where something begins there."""
@@ -79,11 +95,10 @@ class Selection:
         elif not self._group and row == 0:
             columns = slice(0, len(block))
             scores = self._scores(start, columns, block, diagonal)
-            for part in self._parts:
+            for part, wanted in self._wanted:
+                # Zeros that were there and more than the share make up for themselves in the blocks behind.
+                count = wanted[start + len(block) - 1] - int(self.gone[:start, part].sum())
                 entries = scores[:, part]
-                # What rounding left over goes into the blocks behind.
-                wanted = share_of(self._sparsity, entries.shape[1] * (start + len(block)))
-                count = wanted - int(self.gone[:start, part].sum())
                 self._take(start, columns, least_of_all(entries, min(max(count, 0), entries.numel())), part)
 
     def _scores(

@@ -5,7 +5,12 @@ Of equal scores the one that comes first goes. Scores and masks are [rows, in] i
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from ..sparsity import Target
 
 
 def share_of(sparsity: float, entries: int) -> int:
@@ -33,3 +38,16 @@ def least_of_all(scores: torch.Tensor, count: int) -> torch.Tensor:
         ties = torch.nonzero(flat == limit)[: count - int(gone.sum()), 0]
         gone[ties] = True
     return gone.reshape(scores.shape)
+
+
+def by_magnitude(weight: torch.Tensor, target: Target, scope: str = "tensor") -> torch.Tensor:
+    """A weight whose least entries are zero (Han et al. 2015, arXiv:1506.02626).
+
+    They are the least of each group, of each `row`, or of the whole `tensor`.
+    """
+    scores = weight.abs()
+    if target.group or scope == "row":
+        gone = least_of_groups(scores, target.group, target.sparsity)
+    else:
+        gone = least_of_all(scores, share_of(target.sparsity, scores.numel()))
+    return weight.masked_fill(gone, 0.0)

@@ -7,6 +7,7 @@ device; weights are [rows, in], Hessians [in, in].
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,12 @@ def relative_error(weight: torch.Tensor, found: torch.Tensor, hessian: torch.Ten
     whole = float(weighted_error(weight, hessian).sum())
     lost = float(weighted_error(weight - found, hessian).sum())
     return (max(lost, 0.0) / whole) ** 0.5 if whole > 0 else 0.0
+
+
+def row_parts(weights: Sequence[torch.Tensor]) -> list[slice]:
+    """The rows of each weight once they are stacked."""
+    ends = list(itertools.accumulate(len(weight) for weight in weights))
+    return [slice(end - len(weight), end) for weight, end in zip(weights, ends, strict=True)]
 
 
 def stack(weights: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -60,7 +60,7 @@ def test_rows_weights_and_the_whole_model_lose_their_least_entries(sparsity: flo
 
 
 def test_of_one_threshold_exactly_the_count_goes_where_many_entries_are_equal() -> None:
-    from ingot.stages.prune.magnitude_mask import Threshold
+    from ingot.stages.prune.threshold import Threshold
 
     rng = np.random.default_rng(0)
     sizes = {name: rng.integers(1, 5, (7, 9)) / 4 for name in ("one", "two", "three")}

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.calibration.columns import Selection, sweep
+from .columns import Selection, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..model.calibration.second_order import Factor
-    from .choice import Target
+    from ..sparsity import Target
+    from .second_order import Factor
 
 
 def prune_columns(
-    weight: torch.Tensor, factor: Factor, target: Target, parts: Sequence[slice]
+    weight: torch.Tensor, held: torch.Tensor, factor: Factor, target: Target, parts: Sequence[slice]
 ) -> torch.Tensor:
     """The weight with its zeros and with all else moved: algorithm 1 of the paper.
 
-    parts: the rows of each of the weights below one another; each gets its share of zeros. Entries that are
-    zero to begin with stay so.
+    held: bool [rows, in], what is zero already and stays so.  parts: the rows of each of the weights below
+    one another; each gets its share of zeros.
     """
     left = weight[:, factor.order].T.contiguous()
-    selection = Selection(left == 0, factor.is_dead, parts, target.sparsity, target.group)
+    selection = Selection(left, held[:, factor.order].T, factor, parts, target)
 
     def settle(place: int, values: torch.Tensor) -> torch.Tensor:
         return values.masked_fill(selection.gone[place], 0.0)

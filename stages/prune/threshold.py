@@ -1,4 +1,4 @@
-"""Pruning by magnitude (Han et al. 2015, arXiv:1506.02626): the entries nearest to zero go."""
+"""One threshold of magnitude for many weights, found without holding them all."""
 
 from __future__ import annotations
 
@@ -6,31 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model.calibration.masks import least_of_all, least_of_groups, share_of
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     import numpy.typing as npt
-    import torch
-
-    from .choice import Target
 
     Floats = npt.NDArray[np.float32]
     Bits = npt.NDArray[np.uint32]
 
 HALF = np.uint32(16)
 LOWER = np.uint32(0xFFFF)
-
-
-def by_magnitude(weight: torch.Tensor, target: Target, scope: str = "tensor") -> torch.Tensor:
-    """A weight float32 [rows, in] whose least entries are zero: of each group, of each `row`, or of all."""
-    scores = weight.abs()
-    if target.group or scope == "row":
-        gone = least_of_groups(scores, target.group, target.sparsity)
-    else:
-        gone = least_of_all(scores, share_of(target.sparsity, scores.numel()))
-    return weight.masked_fill(gone, 0.0)
 
 
 class Threshold:

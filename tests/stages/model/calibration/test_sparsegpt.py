@@ -26,13 +26,15 @@ def sparsegpt(
 ) -> np.ndarray:
     import torch
     from ingot.stages.model.calibration.second_order import factorize
-    from ingot.stages.prune.choice import Target
-    from ingot.stages.prune.sparsegpt_solve import prune_columns
+    from ingot.stages.model.calibration.sparsegpt import prune_columns
+    from ingot.stages.model.sparsity import Target
 
     how = {"desc_act": False, **order}
     factor = factorize(torch.from_numpy(hessian.astype(np.float32)), damp, group=group or 1, **how)
     whole = torch.from_numpy(weight.astype(np.float32))
-    return prune_columns(whole, factor, Target(sparsity, group), parts or [slice(0, len(weight))]).numpy()
+    return prune_columns(
+        whole, whole == 0, factor, Target(sparsity, group), parts or [slice(0, len(weight))]
+    ).numpy()
 
 
 def in_plain_loops(weight: np.ndarray, hessian: np.ndarray, group: int) -> np.ndarray:
@@ -77,8 +79,8 @@ def test_weights_below_one_another_get_their_share_each() -> None:
 @pytest.mark.parametrize("desc_act", [False, True])
 def test_with_an_identity_hessian_it_is_magnitude(group: int, desc_act: bool) -> None:
     import torch
-    from ingot.stages.prune.choice import Target
-    from ingot.stages.prune.magnitude_mask import by_magnitude
+    from ingot.stages.model.calibration.masks import by_magnitude
+    from ingot.stages.model.sparsity import Target
 
     weight = np.random.default_rng(1).standard_normal((24, 96)).astype(np.float32)
     expected = by_magnitude(torch.from_numpy(weight), Target(0.5, group)).numpy()
@@ -147,7 +149,7 @@ def test_weights_of_inputs_that_never_act_go_first(group: int) -> None:
 
 def test_fitting_anew_is_the_least_squares_solution_of_numpy() -> None:
     import torch
-    from ingot.stages.prune.sparsegpt_solve import refit
+    from ingot.stages.model.calibration.sparsegpt import refit
 
     rng, width = np.random.default_rng(5), 24
     weight = rng.standard_normal((6, width)).astype(np.float32)
@@ -167,10 +169,10 @@ def test_fitting_anew_is_the_least_squares_solution_of_numpy() -> None:
 @given(group=st.sampled_from([0, 4, 8]), steps=st.integers(0, 12), seed=st.integers(0, 999))
 def test_it_loses_less_than_magnitude_and_fitting_anew_never_more(group: int, steps: int, seed: int) -> None:
     import torch
+    from ingot.stages.model.calibration.masks import by_magnitude
     from ingot.stages.model.calibration.second_order import weighted_error
-    from ingot.stages.prune.choice import Target
-    from ingot.stages.prune.magnitude_mask import by_magnitude
-    from ingot.stages.prune.sparsegpt_solve import refit
+    from ingot.stages.model.calibration.sparsegpt import refit
+    from ingot.stages.model.sparsity import Target
 
     weight = np.random.default_rng(seed).standard_normal((32, 64)).astype(np.float32)
     seen = inputs(64, 256, seed)
