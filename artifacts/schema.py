@@ -36,16 +36,18 @@ def param(
     is_file: bool = False,
     in_key: bool = True,
     written: str | None = None,
+    internal: bool = False,
 ) -> Any:
     """A dataclass field with its meaning and its bounds.
 
     doc: what it is and, in a few words, why the default is what it is.  is_file: the value is the path of a
     data file, which enters a stage's key by content.  in_key: False for what cannot change the output.
     written: the name that people write, where Python does not take it as a field's (`from`).
+    internal: filled in from other parameters, so that nobody writes it, and no page lists it.
     """
     metadata = {
         "doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum,
-        "is_file": is_file, "in_key": in_key, "written": written,
+        "is_file": is_file, "in_key": in_key, "written": written, "internal": internal,
     }  # fmt: skip
     if isinstance(default, list | dict):
         raise TypeError("use a tuple or a mapping proxy as a default: parameters are frozen")

@@ -119,6 +119,8 @@ def _rows(cls: type) -> str:
     hints = typing.get_type_hints(cls)
     lines = ["| key | values | default | meaning |", "|---|---|---|---|"]
     for name, field in schema.fields(cls).items():
+        if field.metadata.get("internal"):
+            continue
         choices = field.metadata.get("choices")
         kind = ", ".join(str(choice) for choice in choices) if choices else schema.describe(hints[field.name])
         is_required = field.default is dataclasses.MISSING

@@ -62,6 +62,8 @@ def stage_page(name: str) -> str:
         "parameters",
     ]
     for key, field in schema.fields(stage.params).items():
+        if field.metadata.get("internal"):
+            continue
         required = field.default is dataclasses.MISSING
         default = "required" if required else f"default {_show(field.default)}"
         choices = field.metadata.get("choices")

@@ -250,8 +250,14 @@ def _stages(nodes: Sequence[Node]) -> dict[str, str]:
 
 def _params(node: Node) -> str:
     """The parameters that somebody set, `bits 4, group_size 32`, save lists, which are long."""
-    plain = schema.to_plain(node.params)
-    named = (name for name in plain if name in node.origins and not isinstance(plain[name], list))
+    plain, fields = schema.to_plain(node.params), schema.fields(type(node.params))
+    named = (
+        name
+        for name in plain
+        if name in node.origins
+        and not isinstance(plain[name], list)
+        and not fields[name].metadata.get("internal")
+    )
     return ", ".join(f"{name} {_text(plain[name])}" for name in named)
 
 

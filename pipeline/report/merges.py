@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def _merges(graph: Graph, outcome: Outcome) -> Iterator[MergeReport]:
         # Slices of other models have other columns.
         groups = tuple(group for own, group in found if own == sources)
         method = str(result.artifact.facts.get("merge_method", ""))
-        search = _search(observed.get("search"), result.artifact.facts)
+        titles = getattr(node.params, "titles", None) or {}
+        search = _search(observed.get("search"), result.artifact.facts, titles)
         yield MergeReport(node.name, method, sources, groups, search)
 
 
@@ -89,24 +91,34 @@ def _mean_of_pairs(table: list[list[float | None]]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _search(value: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> Search | None:
+def _search(
+    value: Mapping[str, Any] | None, facts: Mapping[str, Any], titles: Mapping[str, str]
+) -> Search | None:
     if not value:
         return None
     first = min(trial["windows"] for trial in value["trials"])
     trials = (trial["losses"] for trial in value["trials"] if trial["windows"] == first)
     means = (math.fsum(losses) / len(losses) for losses in trials)
-    losses = {**value["sources"], "merged": value["best"]["losses"]}
+    losses = {
+        **{_short(name): each for name, each in value["sources"].items()},
+        "merged": value["best"]["losses"],
+    }
     return Search(
         tuple(value["texts"]),
         tuple(mean if math.isfinite(mean) else None for mean in means),
         {name: tuple(each) for name, each in losses.items()},
-        {_label(each): _shown(each["value"]) for each in facts.get("coefficients", ())},
+        {_label(each, titles): _shown(each["value"]) for each in facts.get("coefficients", ())},
     )
 
 
-def _label(coefficient: Mapping[str, Any]) -> str:
-    model = coefficient.get("model")
-    return f"{coefficient['parameter']} of {model}" if model else str(coefficient["parameter"])
+def _label(coefficient: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    name, model = str(coefficient["parameter"]), coefficient.get("model")
+    return f"{name} of {_short(titles.get(model, model))}" if model else name
+
+
+def _short(model: str) -> str:
+    """A model without the folders that it is in."""
+    return PurePath(model).name or model
 
 
 def _shown(value: float | list[float]) -> str:

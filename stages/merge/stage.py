@@ -39,7 +39,9 @@ class WrittenParams:
         minimum=1,
         doc="megabytes of a file of weights, above which they are split; by default they are one",
     )
-    titles: Mapping[str, str] | None = param(None, in_key=False, doc="what messages call each input")
+    titles: Mapping[str, str] | None = param(
+        None, in_key=False, internal=True, doc="what messages call each input"
+    )
 
 
 NOT_MERGED = frozenset(field.name for field in dataclasses.fields(WrittenParams))
@@ -56,7 +58,7 @@ class MergeParams(WrittenParams):
         doc="a Python file that defines the merge method, METHOD, for a method of your own",
     )
     recipe: Mapping[str, object] | None = param(
-        None, doc="what the file says, with inputs in place of models"
+        None, internal=True, doc="what the file says, with inputs in place of models"
     )
 
 

@@ -38,7 +38,8 @@ SEARCH = {
 
 
 def gathered(observed: Any, stage: str = "merge.ties", **facts: Any) -> tuple[merges.MergeReport, ...]:
-    node = SimpleNamespace(name="merge", stage=stage)
+    params = SimpleNamespace(titles={"model1": "models/a"})
+    node = SimpleNamespace(name="merge", stage=stage, params=params)
     artifact = SimpleNamespace(facts={"merge_method": "ties", **facts})
     result = SimpleNamespace(action=SimpleNamespace(observed={"stage": observed}), artifact=artifact)
     graph, outcome = SimpleNamespace(nodes={"merge": node}), SimpleNamespace(results={"merge": result})
@@ -62,8 +63,8 @@ def test_a_search_tells_its_first_trials_and_what_each_model_makes_of_each_text(
     assert found.search == merges.Search(
         ("prose.txt", "code.txt"),
         (3.5, None, 3.0),
-        {"./a": (2.0, 9.0), "merged": (2.5, 3.5)},
-        {"weight of model1": "0.6", "t": "0, 1"},
+        {"a": (2.0, 9.0), "merged": (2.5, 3.5)},
+        {"weight of a": "0.6", "t": "0, 1"},
     )
 
 
