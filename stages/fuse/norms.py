@@ -43,6 +43,7 @@ class NormsParams:
     determinism="bitwise",
     tools=("numpy", "torch"),
     summary="Fold the gains and shifts of norms into the maps behind them: the same function, gains of one",
+    same_function=True,
 )
 def run(context: Context[NormsParams]) -> Result:
     """Writes the checkpoint `model` with gains of one wherever maps alone read a norm; see `norm_fold.py`.

@@ -46,6 +46,7 @@ class QkvParams:
     determinism="bitwise",
     tools=("numpy", "torch"),
     summary="Store a network of Llama's kind as Phi-3: query, key, value in one map, gate and up in another",
+    same_function=True,
 )
 def run(context: Context[QkvParams]) -> Result:
     """Writes the checkpoint `model` with fused maps; every weight keeps its bits.
