@@ -28,6 +28,27 @@ NUMPY_DTYPES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+# Floating-point dtypes that float32 holds, or rounds to nearest.
+FLOATS = ("F32", "F16", "BF16", "F64")
+
+
+def stored_elements(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[Any]:
+    """Stored bytes as elements of a dtype of :data:`FLOATS`; BF16, which numpy lacks, as bits."""
+    return raw.view("<u2" if dtype == "BF16" else NUMPY_DTYPES[dtype])
+
+
+def widened(elements: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.float32]:
+    """Elements as :func:`stored_elements` gives them, as a new float32 array of the same shape."""
+    import numpy as np
+
+    if dtype == "BF16":
+        # The upper half of a float32 is a bfloat16, so widening is a shift.
+        wide = elements.astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
+    return elements.astype(np.float32)
+
+
 class TensorSource:
     """The tensors of one or many safetensors files, as one mapping from name to data.
 
@@ -103,23 +124,14 @@ class TensorSource:
         F32 is copied, F16 and BF16 are widened exactly, F64 is rounded to nearest.  Raises ValueError for
         other dtypes and for a slice with a step.
         """
-        import numpy as np
-
         info = self._infos[name]
-        if info.dtype not in ("F32", "F16", "BF16", "F64"):
+        if info.dtype not in FLOATS:
             raise ValueError(f"{name} is {info.dtype}, not a floating-point tensor that float32 can hold")
         start, stop, step = (rows or slice(None)).indices(info.shape[0] if info.shape else 1)
         if step != 1 or (rows is not None and not info.shape):
             raise ValueError(f"{name}: rows must be a slice without a step of a tensor with rows")
-        stored = "<u2" if info.dtype == "BF16" else NUMPY_DTYPES[info.dtype]
-        part = self.raw(name).view(stored).reshape(info.shape)
-        part = part if rows is None else part[start : max(start, stop)]
-        if info.dtype == "BF16":
-            # The upper half of a float32 is a bfloat16, so widening is a shift.
-            wide = part.astype(np.uint32)
-            wide <<= np.uint32(16)
-            return wide.view(np.float32)
-        return part.astype(np.float32)
+        part = stored_elements(self.raw(name), info.dtype).reshape(info.shape)
+        return widened(part if rows is None else part[start : max(start, stop)], info.dtype)
 
     def release(self, name: str) -> None:
         """Lets the system take back the memory that reading this tensor brought in; it can be read again."""

@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import InputError
+from ...artifacts.tensors import stored_elements, widened
 from .task import Stored
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class StoredOperand:
         """
         if start < stop:
             out.copy_(self._elements[start:stop])
+
+    def widened(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """The same elements as an array of their own, without torch."""
+        return widened(stored_elements(self.raw(), self.dtype)[start:stop], self.dtype)
 
     @functools.cached_property
     def _elements(self) -> torch.Tensor:
