@@ -59,6 +59,7 @@ def files_read(params: LoadAdapterParams) -> Mapping[str, Path]:
     tools=(),
     summary="Checks a LoRA adapter in PEFT's form and copies it into the store, unchanged",
     reads=files_read,
+    any_architecture=True,
 )
 def run(context: Context[LoadAdapterParams]) -> Result:
     """Intake, a verbatim copy, then checks on the copy: intake again, and finite values.

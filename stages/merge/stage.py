@@ -129,7 +129,7 @@ def merge_stage(method: Method, module: str) -> Stage[Any]:
         determinism="seeded" if method.is_random else "bitwise",
         tools=("torch",),
         summary=method.summary,
-        any_architecture=True,
+        any_architecture=method.statistics is None,
         many=INPUTS,
         expand=expand,
     )(run)

@@ -87,8 +87,10 @@ def test_the_profiles_limits_reach_the_exporter(folder: Path) -> None:
 def test_stages_take_models_outside_the_table_only_where_they_say_so() -> None:
     taking = {name for name in base.BUILTIN if base.get(name).any_architecture}
     measuring = {name for name in base.BUILTIN if name.partition(".")[0] == "validate"}
-    merging = {name for name in base.BUILTIN if name.partition(".")[0] == "merge"}
-    assert taking == measuring | merging | {"load", "export.transformers"}
+    calibrated = {"merge.search", "merge.fisher", "merge.regmean"}
+    merging = {name for name in base.BUILTIN if name.partition(".")[0] == "merge"} - calibrated
+    adapting = {"load.adapter", "fuse.lora"}
+    assert taking == measuring | merging | adapting | {"load", "export.transformers"}
     assert "export.transformers" in TABLE
 
 
