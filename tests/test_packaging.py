@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,11 @@ def test_every_folder_with_modules_is_a_package():
 
 def test_files_that_are_not_modules_are_shipped():
     shipped = PROJECT["tool"]["setuptools"]["package-data"]
+    # Sources of extensions go where they are built, which a checkout does beside them.
+    built = (".c", *EXTENSION_SUFFIXES)
     for path in (ROOT / room for room in ROOMS):
         for file in path.rglob("*"):
-            if not file.is_file() or file.suffix in (".py", ".pyc"):
+            if not file.is_file() or file.name.endswith((".py", ".pyc", *built)):
                 continue
             package = next(parent for parent in file.parents if (parent / "__init__.py").is_file())
             name = "ingot." + ".".join(package.relative_to(ROOT).parts)

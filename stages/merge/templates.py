@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..model.templates import fault, found_templates
+from ..model import templates as model_templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ def check_named(place: Place) -> None:
         return
     if "{" not in text:
         raise place.wrong("a chat template", f"write {AUTO}, {', '.join(NAMED)}, or the template itself")
-    if reason := fault(text):
+    if reason := model_templates.fault(text):
         raise place.error(reason, "write a template that only formats its messages")
 
 
@@ -69,7 +69,10 @@ def chosen(chat_template: str, directories: Iterable[Path]) -> str | None:
     """
     if chat_template != AUTO:
         return NAMED.get(chat_template, chat_template)
-    found = [next((text.strip() for _, text in found_templates(each)), None) for each in directories]
+    found = [
+        next((text.strip() for _, text in model_templates.found_templates(each)), None)
+        for each in directories
+    ]
     counts = Counter(text for text in found if text)
     # most_common keeps the order of first occurrence among equals.
     return counts.most_common(1)[0][0] if counts else None

@@ -89,8 +89,9 @@ class TestCatalogues:
         stage = base.get(name)
         assert told.startswith(f"{name}  (version {stage.version}, {stage.determinism})")
         for key, field in fields(stage.params).items():
-            assert f"\n  {key}: " in told
-            assert str(field.metadata["doc"]) in told
+            is_shown = not field.metadata["internal"]
+            assert (f"\n  {key}: " in told) is is_shown
+            assert not is_shown or str(field.metadata["doc"]) in told
         if name == "quantize.rtn":
             assert "  bits: 2 | 3 | 4 | 8  [default 4]\n" in told
 
