@@ -67,14 +67,25 @@ def test_the_recipe_page_is_what_the_schema_says():
     assert page == render(), "write it again: python -m ingot.pipeline.recipe_reference > docs/recipe.md"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/recipe.md", "docs/quantization.md"])
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("recipe", "quantization", "merging", "adapters", "pruning")),
+)
+# Checkpoints and adapters that the pages name.
+MODELS = ("my-checkpoint", "base", "code", "chat", "ckpt-a", "ckpt-b", "tuned")
+ADAPTERS = ("adapter", "style", "domain")
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_recipe_that_is_shown_makes_a_graph(page, tiny_checkpoint, tmp_path):
     from ingot.artifacts.yaml import parse_yaml
     from ingot.pipeline.assemble import graph_of
     from ingot.pipeline.recipe import read_recipe
 
-    (tmp_path / "my-checkpoint").symlink_to(tiny_checkpoint("llama"), target_is_directory=True)
-    (tmp_path / "data").mkdir()
+    for name in MODELS:
+        (tmp_path / name).symlink_to(tiny_checkpoint("llama"), target_is_directory=True)
+    for name in ("data", *ADAPTERS):
+        (tmp_path / name).mkdir()
     for number, name in enumerate(("heldout.txt", "data/heldout.txt", "data/calibration.jsonl")):
         text = SENTENCE.format(number) * 99
         (tmp_path / name).write_text(json.dumps({"text": text}) if name.endswith("l") else text)
