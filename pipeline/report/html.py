@@ -211,9 +211,9 @@ def _tools(report: RunReport) -> dict[str, str]:
     )
 
 
-def _perplexity(loss: float) -> str:
-    """Nats a token as perplexity."""
-    return significant(math.exp(loss), 4) if loss < MOST_NATS else "∞"
+def _perplexity(loss: float | None) -> str:
+    """Nats a token as perplexity; None is a loss that is not finite."""
+    return significant(math.exp(loss), 4) if loss is not None and loss < MOST_NATS else "∞"
 
 
 def _moment(iso: str) -> str:

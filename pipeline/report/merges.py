@@ -36,12 +36,13 @@ class MergeGroup:
 class Search:
     """A search for coefficients. scores: of every trial on the first texts, nats a token, in their order.
 
-    losses: model, or ``merged``, → the loss of each of ``texts``, nats a token.  coefficients: as text.
+    losses: model, or ``merged``, → the loss of each of ``texts``, nats a token.  coefficients: as text.  None
+    stands for a loss that is not finite.
     """
 
     texts: tuple[str, ...]
     scores: tuple[float | None, ...]
-    losses: Mapping[str, tuple[float, ...]]
+    losses: Mapping[str, tuple[float | None, ...]]
     coefficients: Mapping[str, str]
 
 
@@ -98,14 +99,14 @@ def _search(
         return None
     first = min(trial["windows"] for trial in value["trials"])
     trials = (trial["losses"] for trial in value["trials"] if trial["windows"] == first)
-    means = (math.fsum(losses) / len(losses) for losses in trials)
+    means = (None if None in losses else math.fsum(losses) / len(losses) for losses in trials)
     losses = {
         **{_short(name): each for name, each in value["sources"].items()},
         "merged": value["best"]["losses"],
     }
     return Search(
         tuple(value["texts"]),
-        tuple(mean if math.isfinite(mean) else None for mean in means),
+        tuple(means),
         {name: tuple(each) for name, each in losses.items()},
         {_label(each, titles): _shown(each["value"]) for each in facts.get("coefficients", ())},
     )

@@ -7,12 +7,13 @@ time, so a search takes as much memory as one block, the output head and the tex
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...artifacts.errors import InputError, RecipeError
+from ...artifacts.errors import InputError, RecipeError, StageError
 from ...artifacts.schema import param
 from ..base import Context, Expansion, Result, stage
 from .config import read_short
@@ -20,7 +21,7 @@ from .method import get, refuse_statistics
 from .references import Given
 from .space import WEIGHT, WEIGHTS, Space
 from .stage import INPUTS, NOT_MERGED, ShortParams, expand_short
-from .trials import Budget, Memory, Trial, search
+from .trials import Budget, Memory, Trial, finite, search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,8 @@ def run(context: Context[SearchParams]) -> Result:
     """Searches the coefficients of ``algorithm`` and carries the best merge out.
 
     The trials are in what is observed, the coefficients in the facts. Raises InputError for models that
-    predict no next token, or do not fit one another, and DataError for a text that fills no window.
+    predict no next token, or do not fit one another, DataError for a text that fills no window, and
+    StageError where every merge within the ranges breaks the network.
     """
     from .blocks import Workers
     from .build import build_merge
@@ -131,6 +133,9 @@ def run(context: Context[SearchParams]) -> Result:
         bounds = [(axis.low, axis.high) for axis in space.axes]
         best, trials = search(memory, bounds, tuple(space.anchors()), budget, context.seed, context.progress)
         sources = {name: bench.source_losses(name, budget.final_windows) for name in recipe.inputs()}
+    if best.score == math.inf:
+        what = "every merge within the ranges gives numbers that are not finite on the selection texts"
+        raise StageError(what, fix="narrow the ranges")
     _tell(context, best, sources, titles)
     result = build_merge(context, space.at(best.point), method, titles)
     chosen = [
@@ -142,10 +147,10 @@ def run(context: Context[SearchParams]) -> Result:
         "search": {
             "texts": texts,
             "parameters": [[axis.parameter, axis.model, axis.knot] for axis in space.axes],
-            "trials": [dataclasses.asdict(trial) for trial in trials],
-            "best": dataclasses.asdict(best),
-            "sources": {titles.get(name, name): losses for name, losses in sources.items()},
-            "resumed": memory.count - len({(trial.point, trial.windows) for trial in trials}),
+            "trials": [trial.to_json() for trial in trials],
+            "best": best.to_json(),
+            "sources": {titles.get(name, name): finite(losses) for name, losses in sources.items()},
+            "resumed": memory.resumed,
         }
     }
     return Result({**result.facts, "coefficients": chosen}, {**result.observed, **observed})
@@ -208,7 +213,7 @@ class _Bench:
                 if self._method.check is not None:
                     self._method.check(task)
         except InputError:
-            return (float("inf"),) * len(self._context.params.selection)
+            return (math.inf,) * len(self._context.params.selection)
         config = output_config(self._donor, self._models, plan)
         model = architecture(config, CONFIG_FILE, [task.output.name for task in plan.tasks])
         methods = {self._method.name: self._method}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
 
     # Points, each asked for with the trial of the one before.
@@ -44,6 +44,15 @@ class Trial:
         """What is made small: the mean of the texts' losses; infinite for a merge that breaks the network."""
         mean = math.fsum(self.losses) / len(self.losses)
         return mean if math.isfinite(mean) else math.inf
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values; None stands for a loss that is not finite, which JSON cannot say."""
+        return {"point": list(self.point), "windows": self.windows, "losses": finite(self.losses)}
+
+
+def finite(losses: Iterable[float]) -> list[float | None]:
+    """The losses as JSON has them: None for those that are not finite."""
+    return [loss if math.isfinite(loss) else None for loss in losses]
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,10 @@ def _along_a_line(bounds: Sequence[tuple[float, float]], start: Trial, _seed: in
 
 
 class Memory:
-    """Trials that were measured before a kill: a line each in a file, written as they are made."""
+    """Trials that were measured before a kill: a line each in a file, written as they are made.
+
+    resumed: how many the file had.
+    """
 
     def __init__(self, path: Path, measure: Measure) -> None:
         self._path = path
@@ -149,11 +161,7 @@ class Memory:
             except ValueError:  # none, or one that a kill cut off
                 continue
             self._known[tuple(point), windows] = tuple(losses)
-
-    @property
-    def count(self) -> int:
-        """How many are known."""
-        return len(self._known)
+        self.resumed = len(self._known)
 
     def __call__(self, point: Point, windows: int) -> tuple[float, ...]:
         """The losses at a point, measured unless they are known."""

@@ -28,7 +28,7 @@ SEARCH = {
     "texts": ["prose.txt", "code.txt"],
     "trials": [
         {"point": [0.5], "windows": 2, "losses": [3.0, 4.0]},
-        {"point": [0.1], "windows": 2, "losses": [math.inf, 4.0]},
+        {"point": [0.1], "windows": 2, "losses": [None, 4.0]},
         {"point": [0.6], "windows": 2, "losses": [2.0, 4.0]},
         {"point": [0.6], "windows": 8, "losses": [2.5, 3.5]},
     ],

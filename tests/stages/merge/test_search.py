@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from ingot.artifacts.errors import InputError, RecipeError
+from ingot.artifacts.errors import InputError, RecipeError, StageError
 from ingot.artifacts.schema import build
 from ingot.artifacts.store import Store
 from ingot.stages import base
@@ -156,6 +157,7 @@ def test_threads_change_nothing_and_a_killed_search_goes_on(
     again, third = searched({"algorithm": "linear"}, *models, job=tmp_path / "a")
     assert again.digest == one.digest
     assert third["search"]["trials"] == first["search"]["trials"]
+    assert (first["search"]["resumed"], third["search"]["resumed"]) == (0, 5)
 
 
 def test_that_no_merge_is_better_than_a_model_alone_is_said(searched: Any, models: Any) -> None:
@@ -167,6 +169,17 @@ def test_that_no_merge_is_better_than_a_model_alone_is_said(searched: Any, model
     assert len(notes) == 1
     assert "no merge within the ranges was better than" in notes[0]
     assert "wikitext-llama-4m alone" in notes[0]
+
+
+def test_a_merge_that_breaks_the_network_is_recorded_and_never_taken(searched: Any, models: Any) -> None:
+    fixed = {"parameters": {"lambda": 1e9}}
+    given = {"algorithm": "task_arithmetic", "base": str(models[0]), **fixed}
+    made, observed = searched({**given, "ranges": {"weight": [0.0, 1e38]}, "trials": 3}, models[1])
+    assert [None] in [trial["losses"] for trial in observed["search"]["trials"]]
+    assert json.loads(json.dumps(observed, allow_nan=False))["search"]["best"]["losses"] != [None]
+    assert made.facts["coefficients"][0]["value"] < 1e30
+    with pytest.raises(StageError, match="every merge within the ranges gives numbers that are not finite"):
+        searched({**given, "ranges": {"weight": [1e37, 1e38]}, "trials": 2, "finalists": 1}, models[1])
 
 
 def test_an_encoder_and_a_range_that_is_none_are_refused(
