@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifacts.errors import RecipeError
 from ..artifacts.store import Store
 from ..artifacts.yaml import Written
 from .layers import command_line, environment
@@ -51,11 +50,12 @@ def run(
 ) -> Run:
     """Builds, gates and delivers every target; the same as `ingot run`.
 
-    recipe: a YAML file; or else model, targets, data, stages, matrix, gates and measure as a recipe has them,
-    relative paths starting at the working directory.  settings: overrides such as ``"quantize.bits=4"``.
-    select: the only targets and cells to build, as `--select` names them.  store: a store or its directory,
-    by default INGOT_STORE, else `~/.cache/ingot`.  out: where deliveries go.  force: run although memory or
-    disk space is predicted to be short.
+    recipe: a YAML file, of mergekit's too, whose merge then is the only stage; or else model, targets,
+    data, stages, matrix, gates and measure as a recipe has them, relative paths starting at the working
+    directory.  settings: overrides such as ``"quantize.bits=4"``. select: the only targets and cells to
+    build, as `--select` names them.  store: a store or its directory, by default INGOT_STORE, else
+    `~/.cache/ingot`.  out: where deliveries go.  force: run although memory or disk space is predicted
+    to be short.
 
     A target that fails its gate is in the result, not an exception. Raises RecipeError, IntakeError,
     DataError and RequirementError for what is wrong before work begins, StoreError when the disk refuses.
@@ -116,11 +116,7 @@ def _recipe(
     }
     given = {name: value for name, value in parts.items() if value is not None}
     if recipe is not None:
-        if given:
-            raise RecipeError(
-                f"{next(iter(given))} was given beside a recipe", fix="write it into the recipe"
-            )
-        return load_recipe(Path(recipe), overrides)
+        return load_recipe(Path(recipe), overrides, given)
     return read_recipe(Written(given, SOURCE), Path.cwd(), overrides)
 
 

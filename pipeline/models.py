@@ -16,7 +16,8 @@ from ..artifacts.errors import RecipeError
 from ..stages import base
 from ..targets.rules import Setting
 from .layers import METHOD
-from .locate_model import find_model
+from .locate_model import ADAPTER as ADAPTER_FILES
+from .locate_model import CHECKPOINT, find_model
 from .steps import LOAD, ONE, Step, in_order
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ class _Grown:
         return node
 
     def _load(self, name: str, where: str, label: str, method: str | None = None) -> str:
-        found = find_model(name, self._directory, label, where)
+        holds = CHECKPOINT if method is None else ADAPTER_FILES
+        found = find_model(name, self._directory, label, where, holds)
         if (found, method or "") not in self._made:
             node = self._free(f"{LOAD}-{_slug(found)}")
             self._made[found, method or ""] = node

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from ..artifacts.digest import digest_json
 from ..artifacts.errors import RecipeError
@@ -89,20 +90,15 @@ class Recipe:
 
 
 def load_recipe(
-    path: Path,
-    overrides: Sequence[Override] = (),
-    *,
-    model: str | None = None,
-    targets: Sequence[str] = (),
-    data: Mapping[str, str] | None = None,
+    path: Path, overrides: Sequence[Override] = (), beside: Mapping[str, object] = MappingProxyType({})
 ) -> Recipe:
     """The recipe in a YAML file; overrides: see `layers.py`.
 
-    model, targets, data: what a mergekit file leaves open, which stands in place of a recipe then; relative
-    paths among them start at the working directory.
+    beside: keys of a recipe that were given with it, where a mergekit file stands in its place, which has no
+    room for them; relative paths among them start at the working directory.
 
-    Raises RecipeError for what is written wrong and for those beside a recipe, DataError for texts that
-    cannot be used.
+    Raises RecipeError for what is written wrong and for keys beside a recipe, DataError for texts that cannot
+    be used.
     """
     if path.is_dir():
         raise RecipeError(
@@ -111,16 +107,12 @@ def load_recipe(
         )
     written = read_yaml(path, str(path))
     if is_mergekit(written):
-        here = Path.cwd()
-        model = None if model is None else find_model(model, here, "--model", "command line")
-        texts = {role: str(here / name) for role, name in (data or {}).items()}
-        written = recipe_values(written, path, model, targets, texts)
-    else:
-        for option, value in {"--model": model, "--target": targets, **(data or {})}.items():
-            if value:
-                fix = "write it into the recipe, or use --set"
-                what = f"--{option.removeprefix('--')} was given beside a recipe"
-                raise RecipeError(what, fix=fix)
+        written = recipe_values(written, path, beside)
+    elif beside:
+        name, value = next(iter(beside.items()))
+        named = f"{name} ({', '.join(value)})" if isinstance(value, Mapping) else name
+        fix = "write it into the recipe, or use --set"
+        raise RecipeError(f"{named} was given beside a recipe", fix=fix)
     return read_recipe(written, path.absolute().parent, overrides)
 
 

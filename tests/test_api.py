@@ -82,6 +82,7 @@ def test_a_notebook_shows_a_table_of_targets_and_metrics(arguments, tmp_path):
 
 
 def test_values_beside_a_recipe_file_are_refused(tmp_path):
+    (tmp_path / "ingot.yaml").write_text("model: .\n")
     with pytest.raises(RecipeError, match="model was given beside a recipe"):
         ingot.run(tmp_path / "ingot.yaml", model="x")
     with pytest.raises(RecipeError, match="seed was given beside a recipe"):

@@ -50,8 +50,9 @@ def written_recipe(options: dict[str, Any]) -> Recipe:
     overrides = (*environment(os.environ), *command_line(options["settings"]))
     data = {role: str(options[role]) for role in ("calibration", "evaluation") if options[role] is not None}
     if options["recipe"] is not None:
+        given = {"model": options["model"], "targets": list(options["targets"]), "data": data}
         return load_recipe(
-            options["recipe"], overrides, model=options["model"], targets=options["targets"], data=data
+            options["recipe"], overrides, {name: value for name, value in given.items() if value}
         )
     if options["model"] is None:
         raise RecipeError(

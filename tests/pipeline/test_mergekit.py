@@ -31,13 +31,21 @@ def test_a_file_without_a_model_that_says_how_to_merge_is_one_of_mergekit(text: 
     assert is_mergekit(parse_yaml(text, "file.yaml")) is expected
 
 
-def test_it_is_compared_with_its_base_unless_another_model_is_named(tmp_path: Path) -> None:
+def test_it_is_compared_with_its_base_unless_another_model_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, written = tmp_path / "file.yaml", parse_yaml(TIES, "file.yaml")
     merge = {"merge": {"config": "file.yaml"}}
-    assert recipe_values(written, path, None, (), {}).value == {"model": "b", "stages": merge}
-    assert recipe_values(written, path, "c", ("cpu-int8",), {"evaluation": "t"}).value == {
-        "model": "c", "stages": merge, "targets": ["cpu-int8"], "data": {"evaluation": "t"},
+    assert recipe_values(written, path, {}).value == {"model": "b", "stages": merge}
+    (tmp_path / "c").mkdir()
+    monkeypatch.chdir(tmp_path)
+    beside = {"model": "c", "targets": ["cpu-int8"], "data": {"selection": ["s", "t"]}, "seed": 3}
+    assert recipe_values(written, path, beside).value == {
+        "model": str(tmp_path / "c"), "stages": merge, "targets": ["cpu-int8"], "seed": 3,
+        "data": {"selection": [str(tmp_path / "s"), str(tmp_path / "t")]},
     }  # fmt: skip
+    with pytest.raises(RecipeError, match="stages were given beside a mergekit file"):
+        recipe_values(written, path, {"stages": {}})
 
 
 @pytest.mark.parametrize(
@@ -56,9 +64,9 @@ def test_without_a_plain_base_a_model_has_to_be_named(tmp_path: Path, base: str,
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ({"model": "ckpt"}, "--model was given beside a recipe"),
-        ({"targets": ("cpu",)}, "--target was given beside a recipe"),
-        ({"data": {"evaluation": "t"}}, "--evaluation was given beside a recipe"),
+        ({"model": "ckpt"}, "model was given beside a recipe"),
+        ({"targets": ["cpu"]}, "targets was given beside a recipe"),
+        ({"data": {"evaluation": "t"}}, r"data \(evaluation\) was given beside a recipe"),
     ],
 )
 def test_what_only_a_mergekit_file_leaves_open_is_refused_beside_a_recipe(
@@ -67,4 +75,4 @@ def test_what_only_a_mergekit_file_leaves_open_is_refused_beside_a_recipe(
     path = tmp_path / "ingot.yaml"
     path.write_text("model: .\n")
     with pytest.raises(RecipeError, match=what):
-        load_recipe(path, **given)
+        load_recipe(path, (), given)
