@@ -71,18 +71,26 @@ def _relayer(
         raise donor.refuse(what, "keep the number and the order of its layers")
     config[keys[0]] = len(sources)
     for key, value in donor.checkpoint.config.items():
-        if isinstance(value, list) and len(value) == before and key != "architectures":
-            lists = {name: models[name].checkpoint.config.get(key) for name, _ in sources}
-            if any(not isinstance(each, list) for each in lists.values()):
-                raise donor.refuse(
-                    f"says {key} of its layers, which another model does not", "use its layers alone"
-                )
-            config[key] = [lists[name][layer] for name, layer in sources]  # type: ignore[index]
+        if isinstance(value, list) and len(value) == before and not _is_of_no_layer(key):
+            config[key] = [_of_layer(models[name], key, layer, donor) for name, layer in sources]
     for key in INDEX_LISTS:
         if config.get(key):
             what = f"tells its layers apart by {key}, which cannot follow them to other places"
             raise donor.refuse(what, "keep the order of its layers")
     _check_windows(config, donor, models, sources)
+
+
+def _is_of_no_layer(key: str) -> bool:
+    """Whether a list is of something else than layers, however long it is."""
+    return key == "architectures" or "token_id" in key
+
+
+def _of_layer(model: Model, key: str, layer: int, donor: Model) -> object:
+    """What a model's config says of a layer under ``key``, where the donor's says something of each."""
+    said = model.checkpoint.config.get(key)
+    if not isinstance(said, list) or layer >= len(said):
+        raise donor.refuse(f"says {key} of its layers, which another model does not", "use its layers alone")
+    return said[layer]
 
 
 def _check_windows(

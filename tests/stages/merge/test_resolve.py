@@ -309,6 +309,23 @@ def test_what_a_config_says_of_each_layer_follows_the_layer(tmp_path: Path, tiny
     assert settings["layer_types"] == ["full_attention", "sliding_attention"]
 
 
+def test_a_list_that_is_as_long_as_there_are_layers_need_not_be_of_them(tmp_path: Path) -> None:
+    save(tmp_path / "a", config(2, eos_token_id=[3, 7]), values(shapes(2), 1))
+    _, settings = planned(SWAPPED, tmp_path)
+    assert settings["eos_token_id"] == [3, 7]
+
+
+def test_another_models_list_that_ends_before_the_layer_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a", config(2, spans=[1, 2]), values(shapes(2), 1))
+    save(tmp_path / "b", config(3, spans=[1, 2]), values(shapes(3), 2))
+    text = (
+        "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
+        "- sources: [{model: a, layer_range: [0, 2]}]\n- sources: [{model: b, layer_range: [2, 3]}]\n"
+    )
+    with pytest.raises(InputError, match="says spans of its layers, which another model does not"):
+        planned(text, tmp_path)
+
+
 def test_layers_that_would_lose_their_window_are_refused(tmp_path: Path, tiny_checkpoint: Any) -> None:
     source = Checkpoint.open(tiny_checkpoint("gemma2"))
     # As the first files of Gemma 2 were: every other layer slides, and nothing says so.
