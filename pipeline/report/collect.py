@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from .model import (
 from .weights import layer_errors, tensor_evidence, weight_groups, worst_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ...artifacts.manifest import Artifact
     from ...artifacts.store import Store
@@ -104,11 +105,17 @@ def source_reports(graph: Graph, lineage: Sequence[NodeResult]) -> Iterator[Sour
         if node.inputs:
             continue
         known = graph.sources.get(node.name, graph.facts if node.name == LOAD else {})
-        source: Mapping[str, Any] = known.get("source") or {}  # type: ignore[assignment]
+        source = _source(known)
         named = next((str(value) for value in vars(node.params).values() if isinstance(value, str)), "")
         digest = result.artifact.digest if result.artifact else None
         uri = str(source.get("uri") or Path(named).name)
         yield SourceReport(node.name, uri, source.get("revision"), source.get("license"), digest)
+
+
+def _source(facts: Mapping[str, object]) -> Mapping[str, Any]:
+    """Where a checkpoint is from: its address, revision and licence, as far as they are known."""
+    found = facts.get("source")
+    return found if isinstance(found, Mapping) else {}
 
 
 def model_report(graph: Graph, outcome: Outcome) -> ModelReport:
@@ -116,7 +123,7 @@ def model_report(graph: Graph, outcome: Outcome) -> ModelReport:
     loaded = outcome.results["load"].artifact
     facts: Mapping[str, Any] = {**graph.facts, **(loaded.facts if loaded else {})}
     # Of this run's source, not of whichever checkpoint of equal content was loaded first.
-    source: Mapping[str, Any] = graph.facts.get("source") or {}  # type: ignore[assignment]
+    source = _source(graph.facts)
     uri = str(source.get("uri", ""))
     numbers = {name: facts.get(name) for name in ("layers", "hidden", "vocabulary", "context")}
     return ModelReport(

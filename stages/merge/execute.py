@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...artifacts.outbox import Outbox
     from ..base import Progress
     from .method import Method
-    from .task import Operand, TensorTask
+    from .task import TensorTask
 
 
 def execute(
@@ -66,7 +66,7 @@ def execute(
                     progress(done, total, task.output.name)
                     draft.write(make(task, methods[task.method], workers, seed, block_elements))
                     done += task.output.nbytes
-                    for operand in operands(task):
+                    for operand in task.operands():
                         operand.release()
     # The files leave the job's directory at last, all at once: until here a kill has cost one tensor.
     for draft in drafts:
@@ -96,19 +96,14 @@ def check(task: TensorTask, method: Method) -> None:
     method itself refuses.
     """
     output = task.output
-    for operand in operands(task):
+    for operand in task.operands():
         if operand.shape != output.shape:
             what = f"{operand.label} has the shape {list(operand.shape)}, not {list(output.shape)}"
             raise InputError(what, where=output.name)
         dtype = operand.stored.dtype if operand.stored else "F32"
-        is_alone = len(operands(task)) == 1 and dtype == output.dtype
+        is_alone = len(task.operands()) == 1 and dtype == output.dtype
         if dtype not in DTYPES and not is_alone:
             what = f"{operand.label} is {dtype}, which no arithmetic is done on"
             raise InputError(what, where=output.name)
     if method.check is not None:
         method.check(task)
-
-
-def operands(task: TensorTask) -> list[Operand]:
-    """All that a task reads, the base first."""
-    return [*([task.base] if task.base else []), *(each.operand for each in task.inputs)]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import InputError
 from ...artifacts.tensor_header import TensorShape
-from .execute import operands
 from .method import REQUIRED
 from .models import Model
 from .recipe import Member
@@ -56,7 +55,7 @@ def resolve(recipe: Recipe, method: Method, models: Mapping[str, Model], opener:
     return Plan(
         tasks,
         resolver.layers,
-        sum(_nbytes(models, operand) for task in tasks for operand in operands(task)),
+        sum(_nbytes(models, operand) for task in tasks for operand in task.operands()),
         sum(task.output.nbytes for task in tasks),
         is_tied=all(each.is_tied for each in models.values()),
     )

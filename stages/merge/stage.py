@@ -105,7 +105,8 @@ def merge_stage(method: Method, module: str) -> Stage[Any]:
         values = {name: value for name, value in values.items() if name not in of_text}
         found = expand_short(values, method, directory, before)
         # A parameter has one place, since defaults are filled in there.
-        flat = {**dict(values.get("parameters") or {}), "parameters": None}  # type: ignore[call-overload]
+        nested = values.get("parameters")
+        flat = {**(nested if isinstance(nested, Mapping) else {}), "parameters": None}
         return Expansion({**text, **found.values, **flat}, found.sources)
 
     def run(context: Context[Any]) -> Result:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import InputError
 from .operands import StoredOperand
 from .task import Operand
-from .task_vectors import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,6 +91,6 @@ def statistics(task: TensorTask) -> list[Statistic] | None:
 def check(task: TensorTask) -> None:
     """Raises InputError as :func:`statistics`, and for weights that add up to 0, which have no average."""
     statistics(task)
-    if sum(numbers(task, "weight")) == 0:
+    if sum(task.numbers("weight")) == 0:
         what = f"the weights of {task.method} add up to 0, so there is no average"
         raise InputError(what, where=task.output.name, fix="change a weight")

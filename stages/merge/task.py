@@ -50,6 +50,10 @@ class Input:
     operand: Operand
     parameters: Mapping[str, object] = field(default_factory=dict)
 
+    def number(self, name: str) -> float:
+        """A parameter that is a number; raises TypeError for one that is none."""
+        return _number(self.parameters[name], name)
+
 
 @dataclass(frozen=True, eq=False)
 class TensorTask:
@@ -65,3 +69,21 @@ class TensorTask:
     base: Operand | None
     inputs: tuple[Input, ...]
     parameters: Mapping[str, object] = field(default_factory=dict)
+
+    def number(self, name: str) -> float:
+        """A shared parameter that is a number; raises TypeError for one that is none."""
+        return _number(self.parameters[name], name)
+
+    def numbers(self, name: str) -> list[float]:
+        """A parameter of each input."""
+        return [each.number(name) for each in self.inputs]
+
+    def operands(self) -> list[Operand]:
+        """All that is read, the base first."""
+        return [*([self.base] if self.base else []), *(each.operand for each in self.inputs)]
+
+
+def _number(value: object, name: str) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}, not a number")
+    return float(value)

@@ -64,11 +64,6 @@ def parameters(
     )  # fmt: skip
 
 
-def numbers(task: TensorTask, name: str) -> list[float]:
-    """A parameter of each input."""
-    return [float(each.parameters[name]) for each in task.inputs]  # type: ignore[arg-type]
-
-
 def base_of(task: TensorTask) -> Operand:
     """The base, which methods of this kind always have."""
     if task.base is None:
@@ -91,9 +86,9 @@ def merges(sparsify: Sparsify | None, *, votes: bool) -> Merge:
 
         masks = sparsify(task, blocks) if sparsify else [None] * len(task.inputs)
         base, used = base_of(task), [each.operand for each in task.inputs]
-        weights = np.array(numbers(task, "weight"), np.float32)
+        weights = np.array(task.numbers("weight"), np.float32)
         factors = weights * _rescaling(task, blocks, masks)
-        scale, is_normalized = float(task.parameters["lambda"]), bool(task.parameters["normalize"])  # type: ignore[arg-type]
+        scale, is_normalized = task.number("lambda"), bool(task.parameters["normalize"])
         if is_normalized and not votes:
             total = float(np.add.accumulate(weights)[-1])
             scale /= total if abs(total) >= LEAST_DIVISOR else 1.0
@@ -198,5 +193,5 @@ def _scalars(values: Float32) -> torch.Tensor:
 
 def drop(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
     """Keeps each element with the probability ``density`` (DARE: Yu and others, arXiv:2311.03099)."""
-    shares = enumerate(numbers(task, "density"))
+    shares = enumerate(task.numbers("density"))
     return [None if share >= 1 else Dropped(blocks.stream(number), share) for number, share in shares]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .execute import operands
 from .making import make
 from .operands import DTYPES
 
@@ -51,7 +50,7 @@ class MergedTensors:
     def release(self, name: str) -> None:
         """Lets go of a tensor, and of the pages that making it brought in."""
         self._held.pop(name, None)
-        for operand in operands(self._tasks[name]):
+        for operand in self._tasks[name].operands():
             operand.release()
 
     def _made(self, task: TensorTask) -> Floats:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..method import Method, Parameter
 from ..stage import merge_stage
-from ..task_vectors import base_of, difference, merges, numbers, parameters
+from ..task_vectors import base_of, difference, merges, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ def band(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
 
     base, number = base_of(task), blocks.count
     dropped, ends = [], []
-    for density, gamma in zip(numbers(task, "density"), numbers(task, "gamma"), strict=True):
+    for density, gamma in zip(task.numbers("density"), task.numbers("gamma"), strict=True):
         kept = number if density >= 1 else int(density * number)
         dropped.append(min(int(gamma * number), number - kept))
         ends.append(dropped[-1] + kept)

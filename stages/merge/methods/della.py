@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ....artifacts.errors import InputError
 from ..method import Method, Parameter
 from ..stage import merge_stage
-from ..task_vectors import merges, numbers, parameters
+from ..task_vectors import merges, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ EPSILON = Parameter(
 
 def magprune(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
     """Keeps each element with the probability of its rank; all of them at a density of 1, none at 0."""
-    settings = zip(numbers(task, "density"), numbers(task, "epsilon"), strict=True)
+    settings = zip(task.numbers("density"), task.numbers("epsilon"), strict=True)
     return [
         None if density >= 1 else _mask(density, epsilon, blocks.stream(number))
         for number, (density, epsilon) in enumerate(settings)
@@ -55,7 +55,7 @@ def probabilities(delta: torch.Tensor, row: int, density: float, epsilon: float)
 
 def check(task: TensorTask) -> None:
     """Probabilities lie between 0 and 1."""
-    for density, epsilon in zip(numbers(task, "density"), numbers(task, "epsilon"), strict=True):
+    for density, epsilon in zip(task.numbers("density"), task.numbers("epsilon"), strict=True):
         if 0 < density < 1 and not 0 < density - epsilon <= density + epsilon < 1:
             what = f"density {density:g} ± epsilon {epsilon:g} is not between 0 and 1"
             most = min(density, 1 - density)

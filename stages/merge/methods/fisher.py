@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..method import Method, Parameter
 from ..stage import merge_stage
 from ..statistics import Statistic, check, statistics
-from ..task_vectors import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +63,7 @@ def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Operand:
     import torch
 
     found = statistics(task)
-    weights = numbers(task, "weight")
+    weights = task.numbers("weight")
 
     def kernel(block: Block) -> torch.Tensor:
         total, divisor = block.new().zero_(), block.new().zero_()

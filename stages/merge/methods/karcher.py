@@ -24,8 +24,8 @@ def coefficients(task: TensorTask, products: torch.Tensor) -> torch.Tensor:
     """Those of the mean direction at the mean length; of vectors shorter than tol only the length counts."""
     import torch
 
-    steps = int(task.parameters["max_iter"])  # type: ignore[call-overload] # they are numbers
-    tol = float(task.parameters["tol"])  # type: ignore[arg-type]
+    steps = int(task.number("max_iter"))
+    tol = task.number("tol")
     lengths = norms(products)
     counts = lengths > tol
     if not counts.any():

@@ -25,7 +25,7 @@ def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Fused | Operand:
 
     from .. import native
 
-    weights = np.array(_weights(task), np.float32)
+    weights = np.array(task.numbers("weight"), np.float32)
     divisor = float(np.add.accumulate(weights)[-1]) if task.parameters["normalize"] else 1.0
     used = [each.operand for each, weight in zip(task.inputs, weights, strict=True) if weight]
     factors = weights[weights != 0]
@@ -48,13 +48,9 @@ def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Fused | Operand:
 
 def check(task: TensorTask) -> None:
     """Weights that add up to 0 have no average."""
-    if task.parameters["normalize"] and sum(_weights(task)) == 0:
+    if task.parameters["normalize"] and sum(task.numbers("weight")) == 0:
         what = "the weights of linear add up to 0, so there is no average"
         raise InputError(what, where=task.output.name, fix="change a weight, or set normalize: false")
-
-
-def _weights(task: TensorTask) -> list[float]:
-    return [float(each.parameters["weight"]) for each in task.inputs]  # type: ignore[arg-type]
 
 
 METHOD = Method(

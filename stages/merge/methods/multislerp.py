@@ -13,7 +13,6 @@ from ....artifacts.errors import InputError
 from ..combinations import merges, norms
 from ..method import Method, Parameter
 from ..stage import merge_stage
-from ..task_vectors import numbers
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +29,10 @@ def coefficients(task: TensorTask, products: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    weights = torch.tensor(numbers(task, "weight"), dtype=torch.float64)
+    weights = torch.tensor(task.numbers("weight"), dtype=torch.float64)
     if task.parameters["normalize_weights"]:
         weights = weights / weights.sum()
-    eps = float(task.parameters["eps"])  # type: ignore[arg-type] # it is a number
+    eps = task.number("eps")
     lengths = norms(products)
     units = 1 / (lengths + eps)
     length = float((weights * units @ products @ (weights * units)).clamp(min=0).sqrt())
@@ -47,7 +46,7 @@ def coefficients(task: TensorTask, products: torch.Tensor) -> torch.Tensor:
 
 def check(task: TensorTask) -> None:
     """Weights that add up to 0 cannot be normalised."""
-    if task.parameters["normalize_weights"] and sum(numbers(task, "weight")) == 0:
+    if task.parameters["normalize_weights"] and sum(task.numbers("weight")) == 0:
         what = "the weights of multislerp add up to 0, so there is no mean"
         raise InputError(what, where=task.output.name, fix="change a weight, or set normalize_weights: false")
 

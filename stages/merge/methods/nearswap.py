@@ -26,7 +26,7 @@ LEAST_DISTANCE = 1e-6
 def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Operand:
     """The base, moved."""
     base, other = base_of(task), task.inputs[0].operand
-    t = float(task.parameters["t"])  # type: ignore[arg-type] # it is a number
+    t = task.number("t")
 
     def kernel(block: Block) -> torch.Tensor:
         origin, values, weight = block.read(base), block.read(other), block.new()

@@ -13,7 +13,6 @@ from ....artifacts.errors import InputError
 from ..combinations import cosines, merges
 from ..method import Method, Parameter
 from ..stage import merge_stage
-from ..task_vectors import numbers
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +30,7 @@ def coefficients(task: TensorTask, products: torch.Tensor) -> torch.Tensor:
     """Those of the arc; of the chord where vectors are parallel, or opposite and no arc is the shortest."""
     import torch
 
-    first, second = numbers(task, "weight")
+    first, second = task.numbers("weight")
     total = first + second
     t = 0.5 if abs(total) < LEAST_TOTAL else second / total
     cosine = cosines(products)[..., 0, 1]

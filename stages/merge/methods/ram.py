@@ -33,7 +33,7 @@ EPSILON = Parameter(
 def reader(task: TensorTask) -> Callable[[Block], Changes]:
     """What reads the changes of a block."""
     base, used = base_of(task), [each.operand for each in task.inputs]
-    epsilon = float(task.parameters["epsilon"])  # type: ignore[arg-type] # it is a number
+    epsilon = task.number("epsilon")
 
     def changes(block: Block) -> Changes:
         origin, count, found = block.read(base), block.new().zero_(), []

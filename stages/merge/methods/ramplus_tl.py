@@ -26,7 +26,7 @@ def merge(task: TensorTask, blocks: Blocks) -> Kernel | Operand:
     import torch
 
     changes = reader(task)
-    r, alpha = float(task.parameters["r"]), float(task.parameters["alpha"])  # type: ignore[arg-type]
+    r, alpha = task.number("r"), task.number("alpha")
 
     def counted(block: Block) -> torch.Tensor:
         _, found, count = changes(block)

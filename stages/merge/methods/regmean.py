@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from ..method import Method, Parameter
 from ..stage import merge_stage
 from ..statistics import Statistic, check, statistics
-from ..task_vectors import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -78,7 +77,7 @@ def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Operand:
     import torch
 
     found = statistics(task)
-    weights = numbers(task, "weight")
+    weights = task.numbers("weight")
     if found is None:
         shares = [torch.tensor(weight / sum(weights)) for weight in weights]
 
@@ -90,7 +89,7 @@ def merge(task: TensorTask, _blocks: Blocks) -> Kernel | Operand:
 
         return averaged
 
-    alpha = float(task.parameters["alpha"])  # type: ignore[arg-type] # it is a number
+    alpha = task.number("alpha")
 
     def solved(block: Block) -> torch.Tensor:
         products = [weight * _matrix(each.operand) for each, weight in zip(found, weights, strict=True)]

@@ -32,7 +32,7 @@ def merge(task: TensorTask, blocks: Blocks) -> Kernel | Operand:
     import torch
 
     base, used = base_of(task), [each.operand for each in task.inputs]
-    share = float(task.parameters["select_topk"])  # type: ignore[arg-type] # it is a number
+    share = task.number("select_topk")
     cut = _select(blocks, base, used, share) if share < 1 else None
     if share < 1 and cut is None:
         return base

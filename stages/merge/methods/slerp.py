@@ -33,7 +33,7 @@ def merge(task: TensorTask, blocks: Blocks) -> Kernel | Fused | Operand:
     """
     from .. import native
 
-    pair, t = [base_of(task), task.inputs[0].operand], float(task.parameters["t"])  # type: ignore[arg-type]
+    pair, t = [base_of(task), task.inputs[0].operand], task.number("t")
     if t in (0.0, 1.0):
         return pair[int(t)]
     aa, bb, ab = blocks.sum(lambda block: _products(block, pair)).tolist()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..masks import Largest, nothing
 from ..method import Method
 from ..stage import merge_stage
-from ..task_vectors import base_of, merges, numbers, parameters
+from ..task_vectors import base_of, merges, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ def trim(task: TensorTask, blocks: Blocks) -> Sequence[Mask | None]:
     """
     from ..selection import largest_differences
 
-    densities = numbers(task, "density")
+    densities = task.numbers("density")
     wanted = [number for number, density in enumerate(densities) if 0 < density < 1 and blocks.count]
     counts = [max(1, int(densities[number] * blocks.count)) for number in wanted]
     trimmed = [task.inputs[number].operand for number in wanted]
