@@ -76,7 +76,7 @@ def expand(values: Mapping[str, object], _directory: Path, _node: str) -> Expans
     many={"adapter": ("adapter",)},
     output="checkpoint",
     version=1,
-    determinism="bitwise",
+    determinism="seeded",
     tools=("numpy",),
     summary="Fold LoRA, rsLoRA and DoRA adapters into a checkpoint: W + Σ weight · scale · B·A",
     any_architecture=True,

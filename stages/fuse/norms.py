@@ -40,7 +40,7 @@ class NormsParams:
     inputs={"model": ("checkpoint",)},
     output="checkpoint",
     version=1,
-    determinism="bitwise",
+    determinism="seeded",
     tools=("numpy", "torch"),
     summary="Fold the gains and shifts of norms into the maps behind them: the same function, gains of one",
     same_function=True,

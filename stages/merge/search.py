@@ -20,7 +20,7 @@ from .config import read_short
 from .method import get, refuse_statistics
 from .references import Given
 from .space import WEIGHT, WEIGHTS, Space
-from .stage import INPUTS, NOT_MERGED, ShortParams, expand_short
+from .stage import INPUTS, NOT_MERGED, TOOLS, ShortParams, expand_short
 from .trials import Budget, Memory, Trial, finite, search
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _of_merge(values: Mapping[str, object]) -> dict[str, object]:
     output="checkpoint",
     version=1,
     determinism="seeded",
-    tools=("torch", "cmaes", "tokenizers"),
+    tools=(*TOOLS, "cmaes", "tokenizers"),
     summary="Merge models with the coefficients that make held-out texts likeliest",
     many=INPUTS,
     expand=_expand,

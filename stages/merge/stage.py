@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .method import Method, Parameter
 
 INPUTS = {"model": ("checkpoint",)}
+TOOLS = ("numpy", "torch")
 # What a value may be beside one number: a list over the layers, or one for each filter.
 Spread = float | tuple[object, ...] | Mapping[str, object] | None
 Count = int | tuple[object, ...] | Mapping[str, object] | None
@@ -127,8 +128,9 @@ def merge_stage(method: Method, module: str) -> Stage[Any]:
         inputs={},
         output="checkpoint",
         version=1,
-        determinism="seeded" if method.is_random else "bitwise",
-        tools=("torch",),
+        # Processors without a fused multiplication, or with other vectors, round sums in another way.
+        determinism="seeded",
+        tools=TOOLS if method.statistics is None else (*TOOLS, "tokenizers"),
         summary=method.summary,
         any_architecture=method.statistics is None,
         many=INPUTS,
@@ -180,7 +182,7 @@ def _expand_file(values: Mapping[str, object], directory: Path, _before: str) ->
     output="checkpoint",
     version=1,
     determinism="seeded",
-    tools=("torch",),
+    tools=TOOLS,
     summary="Merge models as a recipe of mergekit's says, unchanged",
     any_architecture=True,
     many=INPUTS,

@@ -111,11 +111,7 @@ class GptqVisitor:
             self._tensors.update(parts_of(linear.name, own, found))
             self._evidence[linear.name] = {
                 **evidence_of(weight, made, form),
-                **(
-                    {}
-                    if sparse is None
-                    else {"pattern": sparse.label, "sparsity": float((made == 0).float().mean())}
-                ),
+                **_sparsity_of(made, sparse),
                 "method": "rtn" if why else "gptq",
                 "fallback": why,
                 "weighted_error": relative_error(weight, made, hessian),

@@ -13,7 +13,8 @@ from ingot.stages.merge import method, stage
 def test_every_method_is_a_stage_with_its_parameters(name: str) -> None:
     found, declared = base.get(f"merge.{name}"), method.get(name)
     assert {each.name for each in declared.parameters} <= set(fields(found.params))
-    assert found.determinism == ("seeded" if declared.is_random else "bitwise")
+    assert found.determinism == "seeded"
+    assert ("tokenizers" in found.tools) == (declared.statistics is not None)
     assert found.many == {"model": ("checkpoint",)}
 
 
