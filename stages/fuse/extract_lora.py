@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import InputError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from ..model.dtypes import STORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .extraction import Extraction
     from .siblings import Siblings
 
-STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 REPORT, SAVE = "report", "save"
 NAMED_IN_NOTES = 3
 # PEFT's names of tasks.

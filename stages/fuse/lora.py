@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import InputError, RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Expansion, Result, Source, stage
+from ..model.dtypes import NAMES, STORED, main_dtype, with_dtype
 from .adapter_list import Listed, read_list, written
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ if TYPE_CHECKING:
     from .lora_targets import Plan, Use
     from .low_rank import Measure
 
-STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 BASE = "base"
-DTYPE_KEYS = ("dtype", "torch_dtype")
 TIED_KEY = "tie_word_embeddings"
 # Above this share of a change, rounding to the stored dtype is worth a remark.
 NOTED_LOSS = 0.1
@@ -109,7 +107,7 @@ def run(context: Context[LoraParams]) -> Result:
         _require_pairs(uses)
     todo = plan(base, uses, context.note)
     layout = _layout(base, todo, params.dtype)
-    _write_sidecars(context, base, todo)
+    base.copy_sidecars(context.output, _config(base, todo, params.dtype))
     measures: dict[str, Measure] = {}
     kept: list[float] = []
     with (
@@ -133,7 +131,7 @@ def run(context: Context[LoraParams]) -> Result:
     _note_losses(context, measures)
     facts = {
         **source.facts,
-        "dtype": _main_dtype(layout),
+        "dtype": main_dtype(layout),
         "parameters": _parameters(source.facts, base, todo),
         "weight_bytes": (context.output.payload / WEIGHTS_FILE).stat().st_size,
         "tied": base.outline.tied and todo.untied_head is None,
@@ -183,20 +181,10 @@ def _origin(name: str, base: Checkpoint, todo: Plan) -> str:
     return base.architecture.embedding if name == todo.untied_head else name
 
 
-def _write_sidecars(context: Context[LoraParams], base: Checkpoint, todo: Plan) -> None:
-    """The files beside the weights; the config says what dtype they have, and whether a head is tied."""
-    from ..model.checkpoint import CONFIG_FILE
-
-    config = dict(base.config)
-    if todo.untied_head is not None:
-        config[TIED_KEY] = False
-    if context.params.dtype != BASE:
-        keys = [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]
-        config.update(dict.fromkeys(keys, context.params.dtype))
-    for path in base.sidecars():
-        if path.name != CONFIG_FILE:
-            context.output.copy_in(path, path.name)
-    context.output.write_json(CONFIG_FILE, config)
+def _config(base: Checkpoint, todo: Plan, dtype: str) -> Mapping[str, object]:
+    """The config: what dtype the weights have, and whether a head is tied."""
+    config = {**base.config, **({} if todo.untied_head is None else {TIED_KEY: False})}
+    return config if dtype == BASE else with_dtype(config, dtype)
 
 
 def _note_losses(context: Context[LoraParams], measures: Mapping[str, Measure]) -> None:
@@ -208,15 +196,6 @@ def _note_losses(context: Context[LoraParams], measures: Mapping[str, Measure]) 
             f"rounding the weights moved them by {share:.0%} of what the adapters changed (root mean "
             "square): fuse.dtype: float32 keeps all of it"
         )
-
-
-def _main_dtype(layout: list[TensorShape]) -> str:
-    """The dtype of most parameters."""
-    counts: dict[str, int] = {}
-    for shape in layout:
-        if shape.dtype in NAMES:
-            counts[NAMES[shape.dtype]] = counts.get(NAMES[shape.dtype], 0) + shape.count
-    return max(counts, key=counts.__getitem__)
 
 
 def _parameters(facts: Mapping[str, object], base: Checkpoint, todo: Plan) -> int:

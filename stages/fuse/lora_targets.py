@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import InputError
 from ..model.adapters import Adapter, LowRank
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
+from ..model.dtypes import NAMES
 from ..model.families import Architecture, Linear, architecture
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 TIED_KEY = "tie_word_embeddings"
 WEIGHT, BIAS = ".weight", ".bias"
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class _Layout:
     ) -> Target:
         """The target called ``name``, made where there is none yet; a pair must fit it."""
         info = self.base.tensors.info(self.origin(name))
-        if info.dtype not in FLOATS:
+        if info.dtype not in NAMES:
             raise InputError(f"{name} of the base is {info.dtype}, which nothing can be added to")
         turned = is_embedding
         if use is not None and pair is not None:

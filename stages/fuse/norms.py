@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import InputError, StageError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from ..model.dtypes import NAMES, STORED, with_dtype
 
 if TYPE_CHECKING:
-    from ..model.checkpoint import Checkpoint
     from .norm_fold import NormFolds
 
-STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 BASE = "base"
-DTYPE_KEYS = ("dtype", "torch_dtype")
-FLOATS = ("F64", "F32", "F16", "BF16")
 # By how coarsely they round.
 NARROW = ("BF16", "F16", "F32", "F64")
 SHOWN_DIGITS = 4
@@ -70,11 +67,11 @@ def run(context: Context[NormsParams]) -> Result:
     infos = [tensors.info(name) for name in tensors.names()]
     layout = [
         TensorShape(
-            each.name, STORED.get(dtype, each.dtype) if each.dtype in FLOATS else each.dtype, each.shape
+            each.name, STORED.get(dtype, each.dtype) if each.dtype in NAMES else each.dtype, each.shape
         )
         for each in infos
     ]
-    _write_sidecars(context, source)
+    source.copy_sidecars(context.output, source.config if dtype == BASE else with_dtype(source.config, dtype))
     with context.output.create(WEIGHTS_FILE) as file, SafetensorsWriter(file, layout) as writer:
         for done, (info, shape) in enumerate(zip(infos, layout, strict=True)):
             context.progress(done, len(layout), info.name)
@@ -93,7 +90,7 @@ def run(context: Context[NormsParams]) -> Result:
             else:
                 writer.write(info.name, tensors.raw(info.name))
             tensors.release(info.name)
-    narrowest = min((each.dtype for each in layout if each.dtype in FLOATS), key=NARROW.index)
+    narrowest = min((each.dtype for each in layout if each.dtype in NAMES), key=NARROW.index)
     found = require_same(source, Checkpoint.open(context.output.payload), "fuse.norms", narrowest)
     context.progress(len(layout), len(layout), "folded, and found to compute the same")
     _note(context, todo)
@@ -105,20 +102,6 @@ def run(context: Context[NormsParams]) -> Result:
     }
     error = float(f"{found.error / found.largest:.{SHOWN_DIGITS}g}")
     return Result(facts, {"relative_error": error, "same_top1": found.top1})
-
-
-def _write_sidecars(context: Context[NormsParams], source: Checkpoint) -> None:
-    """The files beside the weights; the config says what dtype they have."""
-    from ..model.checkpoint import CONFIG_FILE
-
-    config = dict(source.config)
-    if context.params.dtype != BASE:
-        keys = [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]
-        config.update(dict.fromkeys(keys, context.params.dtype))
-    for path in source.sidecars():
-        if path.name != CONFIG_FILE:
-            context.output.copy_in(path, path.name)
-    context.output.write_json(CONFIG_FILE, config)
 
 
 def _note(context: Context[NormsParams], todo: NormFolds) -> None:

@@ -69,10 +69,7 @@ def run(context: Context[QkvParams]) -> Result:
             fix="leave fuse.qkv out for this model",
         )
     groups = _groups(source)
-    for path in source.sidecars():
-        if path.name != CONFIG_FILE:
-            context.output.copy_in(path, path.name)
-    context.output.write_json(CONFIG_FILE, _config(source))
+    source.copy_sidecars(context.output, _config(source))
     with (
         context.output.create(WEIGHTS_FILE) as file,
         SafetensorsWriter(file, [shape for shape, _ in groups]) as writer,

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from ..model.dtypes import STORED, with_dtype
 
 if TYPE_CHECKING:
-    from ..model.checkpoint import Checkpoint
     from ..model.families import Architecture
 
-STORED = {"float32": "F32", "bfloat16": "BF16"}
-DTYPE_KEYS = ("dtype", "torch_dtype")
+DTYPES = ("float32", "bfloat16")
 TIED_KEY = "tie_word_embeddings"
 
 
@@ -36,7 +35,7 @@ class RotateParams:
     )
     dtype: str = param(
         "float32",
-        choices=tuple(STORED),
+        choices=DTYPES,
         doc="of the weights written; float32, since bfloat16 would round every weight once more",
     )
 
@@ -71,7 +70,7 @@ def run(context: Context[RotateParams]) -> Result:
     params, source = context.params, Checkpoint.open(context.inputs["model"].path)
     model = source.architecture
     require_rotatable(model, CONFIG_FILE)
-    config = _config(source, params.dtype)
+    config = with_dtype({**source.config, TIED_KEY: False}, params.dtype)
     untied = architecture(config, CONFIG_FILE, source.tensors.names())
     if untied.head is None:
         raise AssertionError(f"{model.model_type} has no output head of its own when it is not tied")
@@ -88,7 +87,7 @@ def run(context: Context[RotateParams]) -> Result:
         TensorShape(name, STORED[params.dtype], source.tensors.info(origin).shape)
         for name, origin in origins.items()
     ]
-    _write_sidecars(context, source, config)
+    source.copy_sidecars(context.output, config)
     with (
         context.output.create(WEIGHTS_FILE) as file,
         SafetensorsWriter(file, layout) as writer,
@@ -114,22 +113,6 @@ def run(context: Context[RotateParams]) -> Result:
     return Result(facts)
 
 
-def _config(source: Checkpoint, dtype: str) -> dict[str, object]:
-    """The config of what is written: its dtype, and a head of its own."""
-    config = {**source.config, TIED_KEY: False}
-    named = [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]
-    return {**config, **dict.fromkeys(named, dtype)}
-
-
 def _is_unused(name: str, model: Architecture) -> bool:
     """Whether a tensor is none of the network's, such as stored rotary frequencies."""
     return any(fnmatchcase(name, pattern) for pattern in model.ignored)
-
-
-def _write_sidecars(context: Context[RotateParams], source: Checkpoint, config: dict[str, object]) -> None:
-    from ..model.checkpoint import CONFIG_FILE
-
-    for path in source.sidecars():
-        if path.name != CONFIG_FILE:
-            context.output.copy_in(path, path.name)
-    context.output.write_json(CONFIG_FILE, config)

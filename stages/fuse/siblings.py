@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import InputError
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
+from ..model.dtypes import NAMES
 from ..model.families import Architecture, Linear, architecture
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 TIED_KEY = "tie_word_embeddings"
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _weights(checkpoint: Checkpoint) -> list[str]:
     """The tensors that a network computes with; a tied head that is stored again is none."""
     tensors, model = checkpoint.tensors, checkpoint.architecture
     copies = {*model.copies, *([_head(checkpoint)] if model.tied else [])}
-    return [name for name in tensors.names() if tensors.info(name).dtype in FLOATS and name not in copies]
+    return [name for name in tensors.names() if tensors.info(name).dtype in NAMES and name not in copies]
 
 
 def _check(pair: Siblings, name: str) -> None:

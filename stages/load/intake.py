@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import IntakeError
 from ..model.checkpoint import CONFIG_FILE, PICKLED, SAFETENSORS, Checkpoint
+from ..model.dtypes import main_dtype
 from ..model.tokenizer import check_tokenizer
 from .files import source_files, weight_layout
 from .origin import describe_source
-from .weights import check_weights, main_dtype, network_tensors
+from .weights import check_weights, network_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +85,7 @@ def inspect_source(directory: Path, *, allow_pickle: bool = False) -> SourceFact
         task=model.task,
         parameters=sum(checkpoint.tensors.info(name).count for name in tensors),
         weight_bytes=weight_bytes(files, checkpoint.tensors),
-        dtype=main_dtype(checkpoint.tensors, tensors),
+        dtype=main_dtype(checkpoint.tensors.info(name) for name in tensors),
         layers=model.layers,
         hidden=model.hidden,
         vocabulary=model.vocabulary,

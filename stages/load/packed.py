@@ -14,6 +14,7 @@ from ...artifacts.errors import IntakeError
 from ...artifacts.tensor_header import TensorInfo
 from ...artifacts.tensors import TensorSource
 from ..model.checkpoint import CONFIG_FILE, Checkpoint, read_object
+from ..model.dtypes import main_dtype
 from ..model.families import Architecture, architecture
 from ..model.packed import Reader, open_reader
 from ..model.quantized import WeightSpec
@@ -21,7 +22,7 @@ from ..model.tokenizer import check_tokenizer
 from .files import source_files
 from .intake import QUANTIZATION, SourceFacts, check_config, class_name, weight_bytes
 from .origin import describe_source
-from .weights import DTYPE_NAMES, check_tensors, expected_tensors
+from .weights import check_tensors, expected_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -137,7 +138,7 @@ def inspect_packed(directory: Path) -> PackedFacts:
         parameters=sum(spec.parameters for spec in packed.weights.values())
         + sum(info.count for info in floats),
         weight_bytes=weight_bytes(files, tensors),
-        dtype=_most((DTYPE_NAMES[info.dtype], info.count) for info in floats),
+        dtype=main_dtype(floats),
         layers=len(model.layers),
         hidden=model.hidden,
         vocabulary=model.vocabulary,

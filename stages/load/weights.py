@@ -6,9 +6,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import IntakeError
+from ..model.dtypes import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ...artifacts.tensors import TensorSource
     from ..model.checkpoint import Checkpoint
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     Shape = tuple[int | None, ...]
 
-DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NAMED_IN_ERRORS = 3
 _OTHER_MODEL = "check that config.json and the weights are of the same model"
 
@@ -31,7 +31,7 @@ def network_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.outline.is_known:
         return tuple(expected_tensors(checkpoint.architecture))
     tensors = checkpoint.tensors
-    return tuple(name for name in tensors.names() if tensors.info(name).dtype in DTYPE_NAMES)
+    return tuple(name for name in tensors.names() if tensors.info(name).dtype in NAMES)
 
 
 def check_weights(checkpoint: Checkpoint, where: str) -> None:
@@ -59,7 +59,7 @@ def check_tensors(tensors: TensorSource, model: Architecture, where: str) -> Non
         for name, info in found.items()
         if not _fits(info.shape, expected[name])
     ]
-    foreign = [f"{name} is {info.dtype}" for name, info in found.items() if info.dtype not in DTYPE_NAMES]
+    foreign = [f"{name} is {info.dtype}" for name, info in found.items() if info.dtype not in NAMES]
     unexpected = [
         name
         for name in tensors.names()
@@ -77,15 +77,6 @@ def check_tensors(tensors: TensorSource, model: Architecture, where: str) -> Non
         raise IntakeError(
             f"the weights do not fit config.json: {'; '.join(faults)}", where=where, fix=_fix(model, missing)
         )
-
-
-def main_dtype(tensors: TensorSource, names: Iterable[str]) -> str:
-    """The dtype that holds most of the parameters of the tensors called that, such as bfloat16."""
-    counts: dict[str, int] = {}
-    for name in names:
-        info = tensors.info(name)
-        counts[info.dtype] = counts.get(info.dtype, 0) + info.count
-    return DTYPE_NAMES[max(counts, key=counts.__getitem__)]
 
 
 def _tensors(model: Architecture) -> Iterator[tuple[str, Shape]]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.tensors import TensorSource
 from ..base import Context, Result
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
+from ..model.dtypes import main_dtype
 from ..model.families import outline
 from .embeddings import Embeddings
 from .execute import execute
 from .models import open_models
 from .operands import StoredOperand
-from .output_config import main_dtype, output_config
+from .output_config import output_config
 from .resolve import Plan, resolve, unmatched_filters
 from .sidecars import with_token_ids, write_sidecars
 from .similarity import similarity
@@ -74,7 +75,7 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
     )
     facts = {
         **context.inputs[recipe.donor].facts,
-        "dtype": main_dtype(plan),
+        "dtype": main_dtype(task.output for task in plan.tasks),
         "tied": plan.is_tied,
         "parameters": sum(task.output.count for task in plan.tasks),
         "weight_bytes": sum(path.stat().st_size for path in context.output.payload.glob("*.safetensors")),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError
 from ...artifacts.yaml import Written, read_yaml
+from ..model.dtypes import STORED
 from .recipe import BASE, UNION, Member, Module, Recipe, Slice, TokenRule, Vocabulary
 from .settings import check_setting
 from .written import Place
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from .method import Method
     from .references import Inputs
 
-DTYPES = ("float32", "bfloat16", "float16")
 WITHIN = ("models", "slices", "modules")
 TOP = (
     "merge_method", *WITHIN, "base_model", "parameters", "dtype", "out_dtype",
@@ -248,7 +248,7 @@ class _Reader:
         if place.value is None:
             return None
         plain = Place(place.text().removeprefix("torch."), place.written, place.path, place.prefix)
-        return plain.choice(DTYPES)
+        return plain.choice(tuple(STORED))
 
     def chat_template(self, place: Place) -> str | None:
         if place.value is None:

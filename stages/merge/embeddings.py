@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...artifacts.errors import InputError
-from ...artifacts.tensors import NUMPY_DTYPES
+from ...artifacts.tensors import stored_elements, widened
 from .models import HEADS, Model
 from .operands import StoredOperand
 
@@ -129,17 +129,10 @@ class RowsOperand:
 
     def _rows(self, model: Model, numbers: Rows) -> npt.NDArray[np.float32]:
         """Rows of a model's tensor, float32 [rows, width]: BF16 and F16 exactly, F64 rounded to nearest."""
-        import numpy as np
-
         name = model.tensors[self._tensor]
         dtype = model.checkpoint.tensors.info(name).dtype
-        raw = model.checkpoint.tensors.raw(name)
-        stored: npt.NDArray[Any] = raw.view("<u2" if dtype == "BF16" else NUMPY_DTYPES[dtype])
-        part = stored.reshape(-1, self._width)[numbers]
-        if dtype == "BF16":
-            return (part.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        found: npt.NDArray[np.float32] = part.astype(np.float32)
-        return found
+        stored = stored_elements(model.checkpoint.tensors.raw(name), dtype)
+        return widened(stored.reshape(-1, self._width)[numbers], dtype)
 
 
 def _maps(

@@ -13,11 +13,11 @@ from ...artifacts.errors import InputError
 from ...artifacts.tensor_header import DTYPE_BITS
 from ..model import shards
 from ..model.checkpoint import INDEX_FILE
+from ..model.dtypes import NAMES
 from . import native
 from .blocks import BLOCK_ELEMENTS, Workers
 from .draft import Draft
 from .making import make
-from .operands import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ def check(task: TensorTask, method: Method) -> None:
             raise InputError(what, where=output.name)
         dtype = operand.stored.dtype if operand.stored else "F32"
         is_alone = len(task.operands()) == 1 and dtype == output.dtype
-        if dtype not in DTYPES and not is_alone:
+        if dtype not in NAMES and not is_alone:
             what = f"{operand.label} is {dtype}, which no arithmetic is done on"
             raise InputError(what, where=output.name)
     if method.check is not None:

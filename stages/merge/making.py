@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...artifacts.tensor_header import DTYPE_BITS
+from ..model.dtypes import NAMES
 from .blocks import BLOCK_ELEMENTS, Blocks, Fused
-from .operands import DTYPES, StoredOperand
+from .operands import StoredOperand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def _rounded(
     """What a kernel makes, rounded to nearest, ties to even."""
     import torch
 
-    stored = getattr(torch, DTYPES[dtype])
+    stored = getattr(torch, NAMES[dtype])
 
     def write(block: Block, out: npt.NDArray[np.uint8]) -> None:
         values = kernel(block)

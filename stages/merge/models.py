@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 
 from ...artifacts.errors import InputError
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
+from ..model.dtypes import NAMES
 from .layout import Layout, layout_of
 
 QUANTIZATION = "quantization_config"
 CODES_FILE = "quantization.json"
-FLOATS = ("F64", "F32", "F16", "BF16")
 # Heads that a tied network may have stored beside its embedding.
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
@@ -82,7 +82,7 @@ def _check_kind(each: Checkpoint, title: str, first: Checkpoint, donor: str) -> 
         )
     for name in each.tensors.names():
         dtype = each.tensors.info(name).dtype
-        if dtype not in FLOATS and not _is_ignored(each, name):
+        if dtype not in NAMES and not _is_ignored(each, name):
             raise InputError(
                 f"{title}: {name} is {dtype}, which cannot be merged",
                 where=str(each.directory),
@@ -111,7 +111,7 @@ def _open(name: str, title: str, checkpoint: Checkpoint) -> Model:
     unneeded = frozenset(
         each
         for each in stored
-        if _is_ignored(checkpoint, each) or checkpoint.tensors.info(each).dtype not in FLOATS
+        if _is_ignored(checkpoint, each) or checkpoint.tensors.info(each).dtype not in NAMES
     )
     embedding = model.embedding if model else _embedding(checkpoint)
     head = model.lm_head if model else next((each for each in HEADS if each in stored), None)
@@ -158,7 +158,7 @@ def _joined(models: dict[str, Model], donor: str) -> dict[str, Model]:
 
 
 def _is_float(checkpoint: Checkpoint, stored: str) -> bool:
-    return checkpoint.tensors.info(stored).dtype in FLOATS
+    return checkpoint.tensors.info(stored).dtype in NAMES
 
 
 def _renamed(model: Model, first: Model) -> dict[str, str]:

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import InputError
 from ...artifacts.tensors import stored_elements, widened
+from ..model.dtypes import NAMES
 from .task import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     import numpy.typing as npt
     import torch
 
     from ...artifacts.tensors import TensorSource
-
-# What arithmetic is done on, and what results are stored as: safetensors' name → torch's.
-DTYPES: Mapping[str, str] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
 class StoredOperand:
@@ -55,11 +51,11 @@ class StoredOperand:
     def _elements(self) -> torch.Tensor:
         import torch
 
-        if self.dtype not in DTYPES:
+        if self.dtype not in NAMES:
             raise InputError(f"{self.label} is {self.dtype}, which no arithmetic is done on")
         _warn_once()
         # Files need not align tensors: x86 and ARM read such elements as well, in single loads as in vectors.
-        return torch.from_numpy(self.raw()).view(getattr(torch, DTYPES[self.dtype]))
+        return torch.from_numpy(self.raw()).view(getattr(torch, NAMES[self.dtype]))
 
     @functools.cached_property
     def address(self) -> int:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import InputError
 from ..model.checkpoint import CONFIG_FILE
+from ..model.dtypes import main_dtype, with_dtype
 from ..model.families import architecture
-from .resolve import STORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .models import Model
     from .resolve import Plan
 
-DTYPE_KEYS = ("dtype", "torch_dtype")
 TIED_KEY = "tie_word_embeddings"
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # Which of an encoder-decoder's stacks each of these counts; `num_layers` alone counts both of T5's.
@@ -25,7 +24,6 @@ STACK_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 # Indices of layers, whose meaning moves with the layers.
 INDEX_LISTS = ("mlp_only_layers", "no_rope_layers", "max_window_layers", "global_attn_every_n_layers")
-DTYPE_NAMES = {stored: name for name, stored in STORED.items()}
 
 
 def output_config(donor: Model, models: Mapping[str, Model], plan: Plan) -> dict[str, object]:
@@ -36,20 +34,11 @@ def output_config(donor: Model, models: Mapping[str, Model], plan: Plan) -> dict
     config = dict(donor.checkpoint.config)
     if TIED_KEY in config or plan.is_tied != donor.checkpoint.outline.tied:
         config[TIED_KEY] = plan.is_tied
-    named = [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]
-    config.update(dict.fromkeys(named, main_dtype(plan)))
+    config = with_dtype(config, main_dtype(task.output for task in plan.tasks))
     for stack, sources in plan.layers.items():
         if sources != tuple((donor.name, layer) for layer in range(_count(donor, stack))):
             _relayer(config, donor, models, stack, sources)
     return config
-
-
-def main_dtype(plan: Plan) -> str:
-    """The dtype of most parameters, such as bfloat16."""
-    counts: dict[str, int] = {}
-    for task in plan.tasks:
-        counts[task.output.dtype] = counts.get(task.output.dtype, 0) + task.output.count
-    return DTYPE_NAMES[max(counts, key=counts.__getitem__)]
 
 
 def _count(model: Model, stack: str) -> int:

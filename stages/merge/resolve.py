@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import InputError
 from ...artifacts.tensor_header import TensorShape
+from ..model.dtypes import STORED
 from .method import REQUIRED
 from .models import Model
 from .recipe import Member
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .method import Method, Parameter
     from .recipe import Module, Recipe, Settings, Slice
 
-STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 # (model, the tensor's name in the merge) → what reads it.
 Opener = Callable[["Model", str], Operand]

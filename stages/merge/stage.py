@@ -15,7 +15,8 @@ from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Expansion, Result, Stage, stage
 from ..model.calibration.calibrate import CalibratedParams
-from .config import DTYPES, read_file, read_short, renamed
+from ..model.dtypes import STORED
+from .config import read_file, read_short, renamed
 from .method import REQUIRED, get, load_method_file, refuse_statistics
 from .recipe import Recipe
 from .references import Given, Inputs
@@ -82,10 +83,12 @@ class ShortParams(WrittenParams):
     parameters: Mapping[str, object] | None = param(None, doc="the method's parameters, as mergekit has them")
     dtype: str | None = param(
         None,
-        choices=DTYPES,
+        choices=tuple(STORED),
         doc="of the weights written; by default as the base, or the first model, has them",
     )
-    out_dtype: str | None = param(None, choices=DTYPES, doc="mergekit's other name for dtype; it goes first")
+    out_dtype: str | None = param(
+        None, choices=tuple(STORED), doc="mergekit's other name for dtype; it goes first"
+    )
     tokenizer_source: str | None = param(
         None, doc="whose tokens the output has: union, base or a model; by default all must have the same"
     )

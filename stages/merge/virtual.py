@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..model.dtypes import NAMES
 from .making import make
-from .operands import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,6 +60,6 @@ class MergedTensors:
         for part in make(task, method, self._workers, self._seed):
             stored[place : place + part.nbytes] = np.frombuffer(part, np.uint8)
             place += part.nbytes
-        narrow = torch.from_numpy(stored).view(getattr(torch, DTYPES[output.dtype]))
+        narrow = torch.from_numpy(stored).view(getattr(torch, NAMES[output.dtype]))
         found: Floats = narrow.float().numpy().reshape(output.shape)
         return found

@@ -105,10 +105,16 @@ class Checkpoint:
         """The files beside the weights: config, generation settings, tokenizer, chat template, licence."""
         return present(self.directory, SIDECAR_FILES)
 
-    def copy_sidecars(self, output: Outbox) -> None:
-        """Copies the files beside the weights into an artifact in the making, byte for byte."""
+    def copy_sidecars(self, output: Outbox, config: Mapping[str, object] | None = None) -> None:
+        """Copies the files beside the weights into an artifact in the making, byte for byte.
+
+        config: what is written in place of config.json, where the network is another one now.
+        """
         for path in self.sidecars():
-            output.copy_in(path, path.name)
+            if config is None or path.name != CONFIG_FILE:
+                output.copy_in(path, path.name)
+        if config is not None:
+            output.write_json(CONFIG_FILE, config)
 
 
 def present(directory: Path, names: tuple[str, ...]) -> tuple[Path, ...]:

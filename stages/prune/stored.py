@@ -9,6 +9,7 @@ import torch
 from ...artifacts.tensors import SafetensorsWriter
 from ..base import Result
 from ..model.checkpoint import WEIGHTS_FILE
+from ..model.dtypes import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
     from ..model.sparsity import Target
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-
 
 def rounded(weight: torch.Tensor, dtype: str) -> torch.Tensor:
     """float32 values that a tensor stored as ``dtype`` holds: the nearest ones."""
-    return weight.to(DTYPES[dtype]).float()
+    return narrow(weight, dtype).float()
+
+
+def narrow(weight: torch.Tensor, dtype: str) -> torch.Tensor:
+    """float32 values as a tensor stored as ``dtype`` has them."""
+    return weight.to(getattr(torch, NAMES[dtype]))
 
 
 def write(
@@ -51,7 +55,9 @@ def write(
         for done, name in enumerate(names):
             context.progress(done, len(names), name)
             if name in targets:
-                value = torch.from_numpy(weight(name)).to(DTYPES[source.tensors.info(name).dtype])
+                value = torch.from_numpy(weight(name)).to(
+                    getattr(torch, NAMES[source.tensors.info(name).dtype])
+                )
                 zeros[name] = value.numel() - int(value.count_nonzero())
                 writer.write(name, value.reshape(-1).view(torch.uint8).numpy())
             else:

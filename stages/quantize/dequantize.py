@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..base import Context, Result, stage
+from ..model.dtypes import with_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ def run(context: Context[DequantizeParams]) -> Result:
     config.json says float32, so that whoever loads it does not round the weights to what they once were.
     """
     from ...artifacts.tensors import SafetensorsWriter, TensorShape
-    from ..model.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+    from ..model.checkpoint import WEIGHTS_FILE
     from ..model.quantized import QuantizedCheckpoint
 
     source = QuantizedCheckpoint.open(context.inputs["model"].path)
@@ -63,11 +64,7 @@ def run(context: Context[DequantizeParams]) -> Result:
         for done, name in enumerate(floats):
             context.progress(len(shapes) + done, total, name)
             writer.write(name, tensors.raw(name))
-    for path in checkpoint.sidecars():
-        if path.name != CONFIG_FILE:
-            context.output.copy_in(path, path.name)
-    config = {key: value for key, value in checkpoint.config.items() if key != "torch_dtype"}
-    context.output.write_json(CONFIG_FILE, {**config, "dtype": "float32"})
+    checkpoint.copy_sidecars(context.output, with_dtype(checkpoint.config, "float32"))
     facts = {key: value for key, value in context.inputs["model"].facts.items() if key not in OF_CODES}
     return Result({**facts, "dtype": "float32"})
 

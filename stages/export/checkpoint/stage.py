@@ -103,7 +103,7 @@ def run(context: Context[CheckpointParams]) -> Result:
     Raises InputError for weights that the layout cannot hold, and CorruptError for codes and zero points that
     contradict their record.
     """
-    from ...model.checkpoint import CONFIG_FILE, Checkpoint
+    from ...model.checkpoint import Checkpoint
     from ...model.quantized import QuantizedCheckpoint
     from .shards import split, write
 
@@ -119,10 +119,7 @@ def run(context: Context[CheckpointParams]) -> Result:
         config["quantization_config"] = layout.config(quantized.quantized, _left(quantized))
         facts |= {"layout": context.params.layout, **_checked_scales(context, quantized, layout)}
     files = split(_units(checkpoint, quantized, layout), context.params.max_shard_bytes)
-    for path in checkpoint.sidecars():
-        if path.name != CONFIG_FILE:
-            context.output.copy_in(path, path.name)
-    context.output.write_json(CONFIG_FILE, config)
+    checkpoint.copy_sidecars(context.output, config)
     total, done = sum(entry.shape.nbytes for entries in files for entry in entries), 0
 
     def advance(count: int, name: str) -> None:

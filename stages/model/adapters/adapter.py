@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ....artifacts.errors import IntakeError
 from ....artifacts.tensors import TensorSource
 from ..checkpoint import read_object
+from ..dtypes import NAMES, main_dtype
 from .config import AdapterConfig, read_config
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 # What PEFT puts before a module's name, and after it where the base's own weight is stored beside a pair.
 PREFIX = "base_model.model."
 WRAPPED = ".base_layer."
-FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # What a pair's tensors are called, behind the module; older versions say `.weight` behind the magnitudes.
 PARTS: Mapping[str, str] = {
     "lora_A.weight": "down", "lora_B.weight": "up", "lora_B.bias": "bias",
@@ -77,7 +77,6 @@ class Adapter:
     def describe(self) -> dict[str, object]:
         """What it is, by its files alone: the facts of the artifact."""
         infos = [self.tensors.info(name) for name in self.tensors.names()]
-        counts = {dtype: sum(info.count for info in infos if info.dtype == dtype) for dtype in FLOATS}
         kind = "rslora" if self.config.rank_stabilized else "lora"
         return {
             "kind": "dora" if self.config.decomposed else kind,
@@ -86,7 +85,7 @@ class Adapter:
             "saved_tensors": len(self.saved),
             "parameters": sum(info.count for info in infos),
             "weight_bytes": sum(info.nbytes for info in infos),
-            "dtype": FLOATS[max(counts, key=counts.__getitem__)],
+            "dtype": main_dtype(infos),
         }
 
 
@@ -101,7 +100,7 @@ def of_tensors(directory: Path, config: AdapterConfig, tensors: TensorSource) ->
     saved: dict[str, str] = {}
     for name in tensors.names():
         info = tensors.info(name)
-        if info.dtype not in FLOATS:
+        if info.dtype not in NAMES:
             raise IntakeError(f"{name} is {info.dtype}, not floating-point", where=where)
         if not name.startswith(PREFIX):
             fix = f"save it with PEFT's save_pretrained(), which writes {PREFIX} before every name"

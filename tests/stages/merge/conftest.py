@@ -16,15 +16,16 @@ from ingot.stages.merge import method
 from ingot.stages.merge.blocks import Workers
 from ingot.stages.merge.execute import check
 from ingot.stages.merge.making import make
-from ingot.stages.merge.operands import DTYPES, StoredOperand
+from ingot.stages.merge.operands import StoredOperand
 from ingot.stages.merge.task import Input, TensorTask
+from ingot.stages.model import dtypes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     Sibling = Callable[..., Path]
 
-NAMES = {getattr(torch, name): dtype for dtype, name in DTYPES.items()} | {torch.int64: "I64"}
+NAMES = {getattr(torch, name): dtype for dtype, name in dtypes.NAMES.items()} | {torch.int64: "I64"}
 NAME = "model.layers.0.mlp.up_proj.weight"
 
 Store = Callable[..., StoredOperand]
@@ -64,7 +65,7 @@ def carry_out(task: TensorTask, threads: int = 1, seed: int = 0, **more: Any) ->
     check(task, found)
     with Workers(threads) as workers:
         data = b"".join(bytes(part) for part in make(task, found, workers, seed, **more))
-    dtype = getattr(torch, DTYPES[task.output.dtype])
+    dtype = getattr(torch, dtypes.NAMES[task.output.dtype])
     found = torch.empty(task.output.shape, dtype=dtype)
     found.reshape(-1).view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
     return found
