@@ -118,12 +118,13 @@ class TestChanges:
         monkeypatch.chdir(workplace.directory)
         here(*workplace.command)
         genuine = importlib.metadata.version
-        monkeypatch.setattr(
-            importlib.metadata, "version", lambda name: "1.30.99" if name == "onnxruntime" else genuine(name)
-        )
-        installed_version.cache_clear()
         try:
-            ended = here(*workplace.command)
+            with monkeypatch.context() as patched:
+                version = importlib.metadata, "version"
+                patched.setattr(*version, lambda name: "1.30.99" if name == "onnxruntime" else genuine(name))
+                installed_version.cache_clear()
+                ended = here(*workplace.command)
+                told = here("explain", "ingot.yaml", "quality@cpu-int8", "--store", "st")
         finally:
             installed_version.cache_clear()
         assert ended.code == 0
@@ -132,7 +133,6 @@ class TestChanges:
         assert len(using) >= 6
         assert {name for name, state in workplace.states().items() if state == "built"} == using
         found = genuine("onnxruntime")
-        told = here("explain", "ingot.yaml", "quality@cpu-int8", "--store", "st")
         assert told.out.endswith(f"\ntools.onnxruntime\n  - {found}\n  + 1.30.99\n")
 
     def test_a_model_changed_in_place_is_loaded_again(self, workplace: Workplace, tmp_path: Path) -> None:
