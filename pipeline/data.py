@@ -47,10 +47,14 @@ class DataFields:
 
 @dataclass(frozen=True)
 class Data:
-    """Files by role, absolute, and where they were named. Roles that the recipe leaves out are missing."""
+    """Files by role, absolute, and where they were named. Roles that the recipe leaves out are missing.
+
+    directory: the recipe's, where relative paths start.
+    """
 
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+    directory: Path = Path()
 
     def texts(self, role: str) -> tuple[Path, ...]:
         """The files of a role: the recipe's, else the bundled one, else none."""
@@ -91,7 +95,19 @@ def read_data(value: Mapping[str, object], written: Written, directory: Path) ->
             files[role] = tuple(
                 _usable(directory / Path(name).expanduser(), f"data.{role}", name, where) for name in names
             )
-    return Data(files, origins)
+    return Data(files, origins, directory)
+
+
+def located(value: object, key: str, where: str | None, data: Data) -> object:
+    """The absolute path, or paths, of what a file parameter names; relative ones start at the recipe.
+
+    Raises DataError for a file that is missing, empty or no file.
+    """
+    if isinstance(value, list | tuple):
+        return [located(each, key, where, data) for each in value]
+    if not isinstance(value, str):
+        return value
+    return str(_usable(data.directory / Path(value).expanduser(), key, value, where))
 
 
 def texts_of(params: object, role: str) -> tuple[Path, ...]:
@@ -150,7 +166,7 @@ def _identity(document: str) -> str:
     return digest_bytes(document.strip().encode("utf-8", "surrogatepass"))
 
 
-def _usable(path: Path, key: str, name: str, where: str) -> Path:
+def _usable(path: Path, key: str, name: str, where: str | None) -> Path:
     if not path.exists():
         raise DataError(f"{key}: there is no file {name!r}", where=where, fix=f"looked at {path}")
     if not path.is_file():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..artifacts.errors import RecipeError, nearest
 from ..artifacts.schema import build, fields, takes_many
 from ..stages import base
-from .data import BUNDLED_ORIGIN, EVALUATION, ROLES, Data
+from .data import BUNDLED_ORIGIN, EVALUATION, ROLES, Data, located
 from .layers import METHOD
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ def choose(stage: base.Stage[Any], label: str, settings: Mapping[str, Setting], 
             origins[role] = data.origins.get(role, BUNDLED_ORIGIN)
         elif (found := data.file(role)) is not None:
             values[role], origins[role] = str(found[0]), found[1]
+    for name, value in values.items():
+        if known[name].metadata["is_file"] and name not in ROLES:
+            values[name] = located(value, f"{label}.{name}", origins.get(name), data)
     params = build(stage.params, values, prefix=label, locate=origins.get)
     return Choice(stage, params, origins, tuple(role for role in roles if role in values))
 

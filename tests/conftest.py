@@ -382,10 +382,10 @@ def save_tokenizer(family: str, tokenizer: tokenizers.Tokenizer, directory: Path
 
 @pytest.fixture(scope="session")
 def run_stage(tmp_path_factory: pytest.TempPathFactory) -> RunStage:
-    """Runs a stage in this process: ``(name, inputs, threads=1, notes=None, **params) -> Artifact``.
+    """Runs a stage in this process: ``(name, inputs, threads=1, notes, observed, **params) -> Artifact``.
 
     inputs: input name → an artifact, or the directory of a checkpoint, which is loaded.  notes: takes what
-    the stage remarks.  All outputs of a session are in one store.
+    the stage remarks.  observed: takes what it observed.  All outputs of a session are in one store.
     """
     from ingot.artifacts.schema import build
     from ingot.artifacts.store import Store
@@ -398,6 +398,7 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory) -> RunStage:
         inputs: Mapping[str, Artifact | Path],
         threads: int = 1,
         notes: list[str] | None = None,
+        observed: dict[str, object] | None = None,
         **params: object,
     ) -> Artifact:
         stage = base.get(name)
@@ -417,6 +418,8 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory) -> RunStage:
                 note=[].append if notes is None else notes.append,
             )
             result = stage.run(context)
+            if observed is not None:
+                observed.update(result.observed)
             return outbox.publish(stage.output, result.facts)
 
     return run

@@ -47,6 +47,14 @@ class Search:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Texts that nothing was chosen by. losses: model, or ``merged``, → the loss of each, nats a token."""
+
+    texts: tuple[str, ...]
+    losses: Mapping[str, tuple[float | None, ...]]
+
+
+@dataclass(frozen=True)
 class MergeReport:
     """One merge. node: its name.  method: such as ties.  sources: the models beside the base, as written."""
 
@@ -55,6 +63,7 @@ class MergeReport:
     sources: tuple[str, ...] = ()
     groups: tuple[MergeGroup, ...] = ()
     search: Search | None = None
+    held_out: HeldOut | None = None
 
 
 def merge_reports(graph: Graph, outcome: Outcome) -> tuple[MergeReport, ...]:
@@ -75,7 +84,8 @@ def _merges(graph: Graph, outcome: Outcome) -> Iterator[MergeReport]:
         method = str(result.artifact.facts.get("merge_method", ""))
         titles = getattr(node.params, "titles", None) or {}
         search = _search(observed.get("search"), result.artifact.facts, titles)
-        yield MergeReport(node.name, method, sources, groups, search)
+        held_out = _held_out(observed.get("texts"))
+        yield MergeReport(node.name, method, sources, groups, search, held_out)
 
 
 def _group(value: Mapping[str, Any]) -> tuple[tuple[str, ...], MergeGroup]:
@@ -100,16 +110,23 @@ def _search(
     first = min(trial["windows"] for trial in value["trials"])
     trials = (trial["losses"] for trial in value["trials"] if trial["windows"] == first)
     means = (None if None in losses else math.fsum(losses) / len(losses) for losses in trials)
-    losses = {
-        **{_short(name): each for name, each in value["sources"].items()},
-        "merged": value["best"]["losses"],
-    }
+    losses = _losses(value["sources"], value["best"]["losses"])
     return Search(
         tuple(value["texts"]),
         tuple(means),
-        {name: tuple(each) for name, each in losses.items()},
+        losses,
         {_label(each, titles): _shown(each["value"]) for each in facts.get("coefficients", ())},
     )
+
+
+def _held_out(value: Mapping[str, Any] | None) -> HeldOut | None:
+    return HeldOut(tuple(value["texts"]), _losses(value["sources"], value["merged"])) if value else None
+
+
+def _losses(
+    sources: Mapping[str, list[float | None]], merged: list[float | None]
+) -> Mapping[str, tuple[float | None, ...]]:
+    return {**{_short(name): tuple(each) for name, each in sources.items()}, "merged": tuple(merged)}
 
 
 def _label(coefficient: Mapping[str, Any], titles: Mapping[str, str]) -> str:

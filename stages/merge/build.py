@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...artifacts.errors import RecipeError
 from ...artifacts.tensors import TensorSource
 from ..base import Context, Result
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
@@ -20,15 +22,20 @@ from .resolve import Plan, resolve, unmatched_filters
 from .sidecars import with_token_ids, write_sidecars
 from .similarity import similarity
 from .statistics import with_statistics
+from .trials import finite
 from .vocabulary import Words, merged_words, require_same_words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .method import Method
     from .models import Model
     from .recipe import Recipe
     from .task import Operand
 
 MB = 1_000_000
+# Tokens of a window of held-out text.
+WINDOW = 256
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
     network = outline(made.config, CONFIG_FILE, names, models[recipe.donor].checkpoint.outline.context)
     write_sidecars(context, recipe, models, made.words, made.config)
     tasks = plan.tasks
+    measure = _texts(context, recipe, models)
     if method.statistics is not None:
         tasks = with_statistics(context, models, method.statistics, tasks)
     most_mb = context.params.max_shard_mb
@@ -90,7 +98,42 @@ def build_merge(context: Context[Any], recipe: Recipe, method: Method, titles: M
         "written_bytes": plan.written_bytes,
         "similarity": similarity(plan.tasks, layout, written, titles),
     }
+    if measure is not None:
+        told["texts"] = measure(titles)
     return Result(facts, {**observed, **told})
+
+
+def _texts(
+    context: Context[Any], recipe: Recipe, models: Mapping[str, Model]
+) -> Callable[[Mapping[str, str]], dict[str, object]] | None:
+    """What measures each model, and what was written, on the texts; None without any.
+
+    Raises InputError, before anything is written, where such texts tell nothing.
+    """
+    texts, windows = context.params.texts, context.params.text_windows
+    if not texts:
+        return None
+    from .held_out import HeldOut
+
+    if recipe.vocabulary is not None:
+        what = "texts: what networks of other tokens make of a text cannot be compared by the token"
+        raise RecipeError(what, fix="leave out texts; validate measures the merge by itself")
+    held_out = HeldOut(context, models[recipe.donor], texts, WINDOW, "held-out")
+
+    def measure(titles: Mapping[str, str]) -> dict[str, object]:
+        networks = {titles.get(name, name): each.checkpoint for name, each in models.items()}
+        losses = {
+            name: finite(held_out.losses(each.architecture, each.tensors, windows))
+            for name, each in networks.items()
+        }
+        merged = Checkpoint.open(context.output.payload)
+        return {
+            "texts": [Path(text).name for text in texts],
+            "sources": losses,
+            "merged": finite(held_out.losses(merged.architecture, merged.tensors, windows)),
+        }
+
+    return measure
 
 
 def opened(context: Context[Any], recipe: Recipe, titles: Mapping[str, str]) -> dict[str, Model]:

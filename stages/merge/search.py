@@ -26,13 +26,11 @@ from .trials import Budget, Memory, Trial, finite, search
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..model.calibration.samples import Samples
     from ..model.checkpoint import Checkpoint
     from .method import Method
     from .models import Model
     from .recipe import Recipe
 
-MB = 1_000_000
 TRIALS_FILE = "trials.jsonl"
 # What describes the merge, and not the search; what is written beside it is no part of either.
 OF_MERGE = tuple(field.name for field in dataclasses.fields(ShortParams) if field.name not in NOT_MERGED)
@@ -183,20 +181,16 @@ class _Bench:
         titles: Mapping[str, str],
         workers: Any,
     ) -> None:
-        from ..model.calibration.shelf import Shelf
         from .build import opened
+        from .held_out import HeldOut
 
         self._context = context
         self._method = method
         self._workers = workers
         self._models: Mapping[str, Model] = opened(context, recipe, titles)
         self._donor = self._models[recipe.donor]
-        self._shelf = Shelf(context.params.activation_budget_mb * MB, context.job)
-        self._samples: dict[int, list[Samples]] = {}
-        known = self._donor.checkpoint.outline.is_known
-        if not known or self._donor.checkpoint.architecture.task == "encoder":
-            what = "is of no family whose next tokens are known" if not known else "predicts no next token"
-            raise self._donor.refuse(f"{what}, so nothing says which merge is best", "write the coefficients")
+        params = context.params
+        self._texts = HeldOut(context, self._donor, params.selection, params.window, "selection")
 
     def losses(self, recipe: Recipe, windows: int) -> tuple[float, ...]:
         """The loss of each text in a merge, nats a token; infinite for one that cannot be carried out."""
@@ -218,36 +212,9 @@ class _Bench:
         model = architecture(config, CONFIG_FILE, [task.output.name for task in plan.tasks])
         methods = {self._method.name: self._method}
         merged = MergedTensors(plan.tasks, methods, self._workers, self._context.seed)
-        return self._measured(model, merged, windows)
+        return self._texts.losses(model, merged, windows)
 
     def source_losses(self, name: str, windows: int) -> tuple[float, ...]:
         """The loss of each text in an input by itself."""
         checkpoint: Checkpoint = self._models[name].checkpoint
-        return self._measured(checkpoint.architecture, checkpoint.tensors, windows)
-
-    def _measured(self, model: Any, tensors: Any, windows: int) -> tuple[float, ...]:
-        from ..model.calibration.loss import text_loss
-
-        threads = self._context.threads
-        return tuple(
-            text_loss(model, tensors, taken.batches, self._shelf, threads).mean
-            for taken in self._taken(windows)
-        )
-
-    def _taken(self, windows: int) -> list[Samples]:
-        from ..model.calibration.samples import take
-
-        if windows not in self._samples:
-            checkpoint, params = self._donor.checkpoint, self._context.params
-            self._samples[windows] = [
-                take(
-                    Path(text),
-                    checkpoint.directory,
-                    checkpoint.architecture,
-                    params.window,
-                    windows,
-                    "selection",
-                )
-                for text in params.selection
-            ]
-        return self._samples[windows]
+        return self._texts.losses(checkpoint.architecture, checkpoint.tensors, windows)

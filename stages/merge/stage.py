@@ -41,6 +41,17 @@ class WrittenParams:
         minimum=1,
         doc="megabytes of a file of weights, above which they are split; by default they are one",
     )
+    texts: tuple[str, ...] | None = param(
+        None,
+        is_file=True,
+        doc="held-out texts, such as one of what each model is good at: what the merge, and each model "
+        "alone, makes of them is measured and reported",
+    )
+    text_windows: int = param(
+        64,
+        minimum=1,
+        doc="windows of 256 tokens of each of `texts`, fewer tokens where the context is shorter",
+    )
     titles: Mapping[str, str] | None = param(
         None, in_key=False, internal=True, doc="what messages call each input"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ingot
 import numpy as np
 import pytest
+from ingot.artifacts.errors import DataError
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
@@ -96,3 +97,21 @@ def test_a_searched_merge_names_its_texts_in_the_report(siblings: Any, tmp_path:
     )  # fmt: skip
     assert [each.name for each in done.report.data if each.role == "selection"] == ["one.txt", "two.txt"]
     assert done.verdict == "pass"
+
+
+def test_held_out_texts_are_found_beside_the_recipe(siblings: Any, tmp_path: Path) -> None:
+    first, second = siblings("llama", 2)
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "own.txt").write_text("the river ran past the old mill " * 60)
+    path = place / "ingot.yaml"
+    path.write_text(
+        f"model: {first}\ntargets: [cpu-fp32]\nstages:\n  merge:\n    method: linear\n"
+        f"    models: [{{model: load, weight: 1}}, {{model: {second}, weight: 1}}]\n    texts: [own.txt]\n"
+    )
+    planned = ingot.plan(path, store=tmp_path / "store")
+    assert planned.graph.nodes["merge"].params.texts == (str(place / "own.txt"),)
+    path.write_text(path.read_text().replace("own.txt", "another.txt"))
+    with pytest.raises(DataError, match=r"merge\.texts: there is no file 'another\.txt'") as caught:
+        ingot.plan(path, store=tmp_path / "store")
+    assert (caught.value.where or "").startswith(str(path))

@@ -68,6 +68,17 @@ def test_a_search_tells_its_first_trials_and_what_each_model_makes_of_each_text(
     )
 
 
+def test_held_out_texts_are_shown_with_every_model_and_what_was_merged() -> None:
+    texts = {"texts": ["code.txt"], "sources": {"models/a": [2.0], "./b": [None]}, "merged": [1.75]}
+    found = gathered({"texts": texts})
+    assert found[0].held_out == merges.HeldOut(("code.txt",), {"a": (2.0,), "b": (None,), "merged": (1.75,)})
+    whole = replace(report(target("cpu")), merges=found)
+    page = render_html(whole)
+    assert "merge: perplexity on held-out" in page
+    assert f"{math.exp(1.75):.4g}" in page
+    assert read_json(render_json(whole)) == whole
+
+
 def test_other_stages_are_no_merges() -> None:
     assert gathered({"similarity": SIMILARITY}, stage="quantize.rtn") == ()
 

@@ -125,17 +125,22 @@ def carry() -> Merge:
 
 @pytest.fixture
 def merged(run_stage: Any, tmp_path: Path) -> Any:
-    """``(stage, values, notes=None) -> Artifact``: expanded as the pipeline does it, then run."""
+    """``(stage, values, notes=None, observed=None) -> Artifact``: expanded as in the pipeline, then run."""
     from ingot.stages import base
 
-    def run(stage: str, values: Mapping[str, object], notes: list[str] | None = None) -> Any:
+    def run(
+        stage: str,
+        values: Mapping[str, object],
+        notes: list[str] | None = None,
+        observed: dict[str, object] | None = None,
+    ) -> Any:
         from pathlib import Path
 
         expand = base.get(stage).expand
         assert expand is not None
         expansion = expand(values, tmp_path, "load")
         inputs = {name: Path(source.name) for name, source in expansion.sources.items()}
-        return run_stage(stage, inputs, notes=notes, **expansion.values)
+        return run_stage(stage, inputs, notes=notes, observed=observed, **expansion.values)
 
     return run
 
