@@ -26,6 +26,7 @@ from .keys import data_digests, key_of, preimage
 from .makespan import makespan
 from .memory import default_bound
 from .predict import Prediction, Predictor
+from .preflight import check_inputs
 from .requirements import of_leaf, of_node, of_room, raise_missing
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ class Planner:
     def plan(self, graph: Graph) -> Plan:
         """A decision for every node, and everything that this machine lacks for those that have to run.
 
-        Raises DataError for a data file that cannot be read.
+        Raises DataError for a data file that cannot be read, and InputError for models that a stage which
+        has to run cannot take.
         """
         decisions: dict[str, Decision] = {}
         missing: list[Requirement] = []
@@ -164,6 +166,9 @@ class Planner:
                 decision = replace(decision, state=State.BLOCKED, reason=reason)
             decisions[node.name] = decision
         waiting = [name for name, each in decisions.items() if each.state in WAITING]
+        made = {name: each.artifact for name, each in decisions.items()}
+        for name in waiting:
+            check_inputs(graph.nodes[name], graph, made)
         for leaf in graph.targets.values():
             if leaf.quality in waiting or leaf.cost in waiting:
                 missing += of_leaf(leaf)

@@ -225,6 +225,7 @@ class Stage(Generic[P]):
     many: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     expand: Callable[[Mapping[str, object], Path, str], Expansion] | None = None
     same_function: bool = False
+    preflight: Callable[[P, Mapping[str, Path]], None] | None = None
 
     def kinds_of(self, name: str) -> tuple[str, ...] | None:
         """The artifact kinds that the input called ``name`` takes; None for an input that there is not."""
@@ -254,6 +255,7 @@ def stage(
     many: Mapping[str, tuple[str, ...]] | None = None,
     expand: Callable[[Mapping[str, object], Path, str], Expansion] | None = None,
     same_function: bool = False,
+    preflight: Callable[[P, Mapping[str, Path]], None] | None = None,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -272,13 +274,15 @@ def stage(
     expand: parameters as they were written, the directory that relative paths start at, and the node before →
     the parameters with models replaced by names of inputs, and what those inputs are; see :class:`Expansion`.
     same_function: its output computes what its only input does, but for the order of sums.
+    preflight: its parameters, and input name → directory of a checkpoint, asked at plan time where all inputs
+    are at hand; raises InputError for inputs that will not do, from their headers, configs and tokenizers.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
         return Stage(
             name, params, inputs, output, version, determinism, tools, summary, function,
             function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
-            any_architecture, accepts, versions, many or {}, expand, same_function,
+            any_architecture, accepts, versions, many or {}, expand, same_function, preflight,
         )  # fmt: skip
 
     return wrap

@@ -136,9 +136,20 @@ def _texts(
     return measure
 
 
+def check_merge(
+    recipe: Recipe, method: Method, directories: Mapping[str, Path], titles: Mapping[str, str]
+) -> None:
+    """Raises InputError for models that do not fit one another or the recipe. directories: by input."""
+    prepare(recipe, method, _opened(recipe, directories, titles))
+
+
 def opened(context: Context[Any], recipe: Recipe, titles: Mapping[str, str]) -> dict[str, Model]:
     """The models of a merge by input; errors as in :func:`open_models`."""
-    checkpoints = {name: Checkpoint.open(context.inputs[name].path) for name in recipe.inputs()}
+    return _opened(recipe, {name: each.path for name, each in context.inputs.items()}, titles)
+
+
+def _opened(recipe: Recipe, directories: Mapping[str, Path], titles: Mapping[str, str]) -> dict[str, Model]:
+    checkpoints = {name: Checkpoint.open(directories[name]) for name in recipe.inputs()}
     named = {name: f"{name} ({titles[name]})" if name in titles else name for name in checkpoints}
     return open_models(checkpoints, named, recipe.donor)
 

@@ -89,6 +89,14 @@ def _expand(values: Mapping[str, object], directory: Path, before: str) -> Expan
     return Expansion({**values, **found.values}, found.sources)
 
 
+def _preflight(params: SearchParams, directories: Mapping[str, Path]) -> None:
+    from .build import check_merge
+
+    method = get(params.algorithm)
+    recipe = read_short(_of_merge(vars(params)), method, Given(), None)
+    check_merge(recipe, method, directories, params.titles or {})
+
+
 def _of_merge(values: Mapping[str, object]) -> dict[str, object]:
     """Those of the values that describe the merge, and not the search."""
     return {name: value for name, value in values.items() if name in OF_MERGE and value is not None}
@@ -105,6 +113,7 @@ def _of_merge(values: Mapping[str, object]) -> dict[str, object]:
     summary="Merge models with the coefficients that make held-out texts likeliest",
     many=INPUTS,
     expand=_expand,
+    preflight=_preflight,
 )
 def run(context: Context[SearchParams]) -> Result:
     """Searches the coefficients of ``algorithm`` and carries the best merge out.

@@ -124,16 +124,22 @@ def merge_stage(method: Method, module: str) -> Stage[Any]:
         flat = {**(nested if isinstance(nested, Mapping) else {}), "parameters": None}
         return Expansion({**text, **found.values, **flat}, found.sources)
 
-    def run(context: Context[Any]) -> Result:
+    def recipe_of(params: Any) -> Recipe:
         values = {
-            field.metadata.get("written") or field.name: getattr(context.params, field.name)
-            for field in dataclasses.fields(context.params)
+            field.metadata.get("written") or field.name: getattr(params, field.name)
+            for field in dataclasses.fields(params)
             if field.name not in of_text
         }
         written = {
             name: value for name, value in values.items() if value is not None and name not in NOT_MERGED
         }
-        return _run(context, read_short(written, method, Given(), None), method)
+        return read_short(written, method, Given(), None)
+
+    def preflight(params: Any, directories: Mapping[str, Path]) -> None:
+        _check(params, recipe_of(params), method, directories)
+
+    def run(context: Context[Any]) -> Result:
+        return _run(context, recipe_of(context.params), method)
 
     run.__module__ = module
     return stage(
@@ -149,6 +155,7 @@ def merge_stage(method: Method, module: str) -> Stage[Any]:
         any_architecture=method.statistics is None,
         many=INPUTS,
         expand=expand,
+        preflight=preflight,
     )(run)
 
 
@@ -189,6 +196,10 @@ def _expand_file(values: Mapping[str, object], directory: Path, _before: str) ->
     return Expansion({**values, "recipe": recipe.to_json(), "titles": inputs.written()}, sources)
 
 
+def _check_file(params: MergeParams, directories: Mapping[str, Path]) -> None:
+    _check(params, *_read(params), directories)
+
+
 @stage(
     "merge",
     params=MergeParams,
@@ -201,16 +212,18 @@ def _expand_file(values: Mapping[str, object], directory: Path, _before: str) ->
     any_architecture=True,
     many=INPUTS,
     expand=_expand_file,
+    preflight=_check_file,
 )
 def run(context: Context[MergeParams]) -> Result:
     """Merges the models that the recipe names; errors as in :func:`ingot.stages.merge.config.read`."""
-    if context.params.recipe is None:
+    return _run(context, *_read(context.params))
+
+
+def _read(params: MergeParams) -> tuple[Recipe, Method]:
+    if params.recipe is None:
         raise RecipeError("config is missing", fix="write merge: {config: FILE}, a recipe of mergekit's")
-    recipe = Recipe.from_json(context.params.recipe)
-    file = context.params.method_file
-    return _run(
-        context, recipe, load_method_file(Path(file)) if file is not None else _builtin(recipe.method)
-    )
+    recipe, file = Recipe.from_json(params.recipe), params.method_file
+    return recipe, load_method_file(Path(file)) if file is not None else _builtin(recipe.method)
 
 
 def _builtin(name: str) -> Method:
@@ -247,6 +260,12 @@ def _run(context: Context[Any], recipe: Recipe, method: Method) -> Result:
     from .build import build_merge
 
     return build_merge(context, recipe, method, context.params.titles or {})
+
+
+def _check(params: WrittenParams, recipe: Recipe, method: Method, directories: Mapping[str, Path]) -> None:
+    from .build import check_merge
+
+    check_merge(recipe, method, directories, params.titles or {})
 
 
 def _params(method: Method) -> type[Any]:
