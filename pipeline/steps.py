@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOAD = "load"
 VALIDATE = "validate"
-SHARED_FAMILIES = ("merge", "fuse", "prune", "distill", "factor", "share")
+SHARED_FAMILIES = ("merge", "fuse", "prune", "distill", "finetune", "factor", "share")
 # What a stage's only input is called where a recipe does not spell its name.
 ONE = ""
 FROM = "from"

@@ -216,6 +216,25 @@ def norms(_params: Any, work: Work) -> Estimate:
     )  # fmt: skip
 
 
+def trained(params: Any, work: Work) -> Estimate:
+    """Stages that train: forward and back for every token, forward for those that choose.
+
+    Weights, gradients, two means of the optimizer, and the weights as they would be written, in float32.
+    """
+    every = params.tokens or int((params.epochs or 1.0) * work.tokens)
+    tokens = params.steps * params.batch_size * params.window if params.steps else every
+    steps = tokens / (params.batch_size * params.window)
+    measured = 1 + (steps / params.evaluate_every if params.evaluate_every else 10)
+    chosen = measured * params.selection_windows * params.window
+    activations = int(400 * FLOAT32 * params.batch_size // params.accumulation * params.window)
+    return Estimate(
+        TORCH_SECONDS + 1.1e-10 * work.parameters * (tokens + chosen / 3),
+        TORCH_BYTES + 5 * FLOAT32 * work.parameters + activations * int((work.parameters / 100) ** 0.5) // 10,
+        work.weight_bytes + SIDECARS,
+        parallel=work.cores,
+    )
+
+
 def foreign(params: Any, work: Work) -> Estimate:
     """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
     seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
@@ -306,6 +325,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "merge.search": merge_search,
     "load.quantized": load_quantized,
     "dequantize": dequantize,
+    "finetune.full": trained,
     "prune.magnitude": magnitude,
     "prune.wanda": pruned,
     "prune.sparsegpt": pruned,

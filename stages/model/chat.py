@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...artifacts.errors import DataError, IntakeError
 from .checkpoint import TOKENIZER_CONFIG_FILE, read_object
 from .templates import environment, fault, found_templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 
 
-def renderer(directory: Path) -> Callable[[Sequence[Mapping[str, object]], str], str]:
+class Render(Protocol):
+    """What a chat template makes of messages."""
+
+    def __call__(self, messages: Sequence[Mapping[str, object]], where: str, *, opening: bool = False) -> str:
+        """The text. opening: with what the template writes in front of a response that is to come."""
+
+
+def renderer(directory: Path) -> Render:
     """``(messages, where) -> text`` by the chat template of a checkpoint; its first, where it has several.
 
     where: of the messages, for the DataError of a template that refuses them. Raises IntakeError for a
@@ -36,11 +43,11 @@ def renderer(directory: Path) -> Callable[[Sequence[Mapping[str, object]], str],
     sandbox.globals["raise_exception"] = _refuse
     template, special = sandbox.from_string(text), _special_tokens(directory)
 
-    def render(messages: Sequence[Mapping[str, object]], where: str) -> str:
+    def render(messages: Sequence[Mapping[str, object]], where: str, *, opening: bool = False) -> str:
         import jinja2
 
         try:
-            return str(template.render(messages=messages, add_generation_prompt=False, **special))
+            return str(template.render(messages=messages, add_generation_prompt=opening, **special))
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise DataError(
                 f"the model's chat template does not take these messages: {error}", where=where

@@ -29,36 +29,17 @@ UNUSED = ("pooler.",)
 class Network:
     """A checkpoint that is loaded once and called from several threads.
 
-    task: one of those in CLASSES.  module: the model of transformers.  Raises IntakeError when the checkpoint
-    lacks weights of the network, which transformers would fill with random numbers, or holds misshapen ones,
-    and when transformers does not load it.
+    task: one of those in CLASSES.  module: the model of transformers.  Raises IntakeError as
+    :func:`load_module` does.
     """
 
     def __init__(self, directory: Path, task: str) -> None:
         import torch
-        import transformers
 
         # Each batch has a core of its own, so an operation has no use for more.
         torch.set_num_threads(1)
-        transformers.utils.logging.disable_progress_bar()
         self._task = task
-        try:
-            self.module, found = getattr(transformers, CLASSES[task]).from_pretrained(
-                directory,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # they are refused below, all at once
-                output_loading_info=True,
-            )
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise IntakeError(
-                f"transformers {transformers.__version__} does not load it: {reason}", where=str(directory)
-            ) from error
-        _check_complete(found, directory)
+        self.module = load_module(directory, task)
         self.module.eval()
 
     def __call__(self, ids: Ids, sources: Ids | None = None) -> Floats:
@@ -78,6 +59,51 @@ class Network:
             found = output.last_hidden_state if self._task == "encoder" else output.logits
             result: Floats = found.numpy()
         return result
+
+
+def load_module(directory: Path, task: str, *, attention: str | None = "eager", dropout: bool = True) -> Any:
+    """The model of transformers that a checkpoint holds, in float32, as for training.
+
+    task: one of those in CLASSES.  attention: an implementation; None is the one that transformers prefers.
+    dropout: False trains without what the config drops. Raises IntakeError when the checkpoint lacks weights
+    of the network, which transformers would fill with random numbers, or holds misshapen ones, and when
+    transformers does not load it.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+        if not dropout:
+            _without_dropout(config)
+        module, found = getattr(transformers, CLASSES[task]).from_pretrained(
+            directory,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are refused below, all at once
+            output_loading_info=True,
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise IntakeError(
+            f"transformers {transformers.__version__} does not load it: {reason}", where=str(directory)
+        ) from error
+    _check_complete(found, directory)
+    return module
+
+
+def _without_dropout(config: Any) -> None:
+    """Sets every probability of a config to drop something to zero."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
 
 
 def _check_complete(found: dict[str, Any], directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Adapters for tests of stages: directories as PEFT's save_pretrained() writes them, made by hand."""
+"""What tests of stages share: adapters as PEFT's save_pretrained() writes them, and a text to learn from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MakeAdapter = Callable[..., "Path"]
+
+TEXT = "the river ran past the old mill and the road ran with it to the town in the market"
 
 # What PEFT 0.21 writes for a plain LoraConfig.
 PLAIN: Mapping[str, object] = {
@@ -43,3 +45,13 @@ def make_adapter(tmp_path: Path) -> MakeAdapter:
         return directory
 
     return make
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    """Twenty documents of a hundred words or so, each beginning at another."""
+    words = TEXT.split()
+    parts = [" ".join(words[(start + 3 * at) % len(words)] for at in range(60)) for start in range(20)]
+    path = tmp_path / "train.txt"
+    path.write_text("\n<|endoftext|>\n".join(parts))
+    return path

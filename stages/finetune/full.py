@@ -1,0 +1,50 @@
+"""`finetune.full`: all weights learn to predict the next token of a text, or of the responses in chats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...artifacts.errors import InputError
+from ..base import Context, Result, stage
+from ..train.params import TOOLS, TrainParams, requirements
+
+
+@dataclass(frozen=True)
+class FinetuneParams(TrainParams):
+    """Parameters of `finetune.full`."""
+
+
+@stage(
+    "finetune.full",
+    params=FinetuneParams,
+    inputs={"model": ("checkpoint",)},
+    output="checkpoint",
+    version=1,
+    determinism="seeded",
+    tools=TOOLS,
+    summary="Train all weights on the next token of a text; never worse by the selection text than before",
+    requires=requirements,
+)
+def run(context: Context[FinetuneParams]) -> Result:
+    """Trains the checkpoint `model` and writes it in its own dtypes.
+
+    Raises InputError for a network that predicts no next token, DataError for a text that cannot be used, and
+    StageError where the loss diverges.
+    """
+    from ..model.checkpoint import Checkpoint
+    from ..train.checkpoint import train_checkpoint
+    from ..train.network import Network
+    from ..train.objective import NextToken
+    from ..train.text import read_corpus
+
+    source = Checkpoint.open(context.inputs["model"].path)
+    task = source.architecture.task
+    if task != "causal-lm":
+        raise InputError(
+            f"finetune.full: {source.architecture.model_type} is of the task {task}, which predicts "
+            "no next token",
+            fix="fine-tune models of the task causal-lm; encoders are trained by distill, against a teacher",
+        )
+    corpus = read_corpus(source, context.params, context.note)
+    network = Network.load(source, dropout=context.params.dropout)
+    return train_checkpoint(context, network, NextToken(), corpus, {"trained_by": "finetune.full"})

@@ -1,0 +1,109 @@
+"""Training as a stage: a checkpoint comes in, is trained by an objective, and goes out in its own form."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ...artifacts.digest import digest_json
+from ...artifacts.schema import to_plain
+from ..base import Result
+from .hooks import KeepZeros
+from .trainer import Diverged, Setup, train
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..base import Context
+    from .journal import History
+    from .network import Network
+    from .objective import Objective
+    from .text import Corpus
+
+# Points of a curve that are kept: more than a page shows.
+SHOWN_POINTS = 400
+LAST_GOOD = "last-good"
+DIGITS = 6
+
+
+def train_checkpoint(
+    context: Context[Any],
+    network: Network,
+    objective: Objective,
+    corpus: Corpus,
+    facts: Mapping[str, object],
+    observed: Mapping[str, object] | None = None,
+) -> Result:
+    """Trains ``network`` and writes it; the stage's result, with the curves of the training.
+
+    facts, observed: what the stage says of it beside that. Raises Diverged as :func:`.trainer.train` does;
+    the best point is then in the job's directory, as a checkpoint.
+    """
+    params, pruned = context.params, network.pruned()
+    hooks = [KeepZeros(pruned)] if pruned and params.keep_zeros else []
+    setup = Setup(
+        network.module, objective, corpus, params, context.job, fingerprint(context, corpus), context.seed,
+        context.threads, context.progress, hooks, network.stored,
+    )  # fmt: skip
+    try:
+        history = train(setup)
+    except Diverged as error:
+        kept = context.job / LAST_GOOD
+        network.write_directory(kept)
+        raise Diverged(
+            error.what, where=str(kept), fix=f"{error.fix}; that directory has the best point"
+        ) from None
+    moved = network.write(context.output)
+    if history.best == 0:
+        context.note("training found nothing better than the weights it began with, which are returned")
+    source = context.inputs["model"]
+    zeros = {"sparsity_kept": sorted(pruned)} if hooks else {}
+    return Result(
+        {**source.facts, **facts, "trained_steps": history.best, **zeros},
+        {"training": curves(history), "moved": _rounded(moved), **(observed or {})},
+    )
+
+
+def fingerprint(context: Context[Any], corpus: Corpus) -> str:
+    """Of all that decides how a training goes."""
+    import accelerate
+    import torch
+    import transformers
+
+    inputs = {name: each.digest for name, each in context.inputs.items()}
+    return digest_json({
+        "corpus": corpus.digest, "params": to_plain(context.params, key_only=True), "seed": context.seed,
+        "inputs": inputs, "torch": torch.__version__, "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__, "threads": context.threads,
+    })  # fmt: skip
+
+
+def curves(history: History) -> dict[str, object]:
+    """A training as a page shows it: means over neighbouring steps where there are many, in nats a token."""
+    width = math.ceil(max(1, len(history.steps)) / SHOWN_POINTS)
+    pieces = [history.steps[at : at + width] for at in range(0, len(history.steps), width)]
+    losses = [[piece[-1][0], _mean(step[1] for step in piece)] for piece in pieces]
+    return {
+        "loss": _rounded_rows(losses),
+        "learning_rate": _rounded_rows([[piece[-1][0], piece[-1][2]] for piece in pieces]),
+        "selection": _rounded_rows(history.selection),
+        "best": history.best,
+        "steps": len(history.steps),
+        "parts": {
+            name: [round(_mean(values[at : at + width]), DIGITS) for at in range(0, len(values), width)]
+            for name, values in history.parts.items()
+        },
+    }
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return math.fsum(found) / len(found)
+
+
+def _rounded_rows(rows: list[list[Any]]) -> list[list[Any]]:
+    return [[row[0], None if row[1] is None else float(f"{row[1]:.{DIGITS}g}")] for row in rows]
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in values.items()}

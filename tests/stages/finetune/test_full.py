@@ -1,0 +1,123 @@
+"""`finetune.full` as a stage: what it writes, keeps, says and refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ingot.artifacts.errors import DataError, InputError, RecipeError, StageError
+from ingot.artifacts.tensors import TensorSource
+
+STAGE = "finetune.full"
+LEARN = {"window": 16, "batch_size": 4, "steps": 8, "learning_rate": 5e-3}
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "qwen2", "gpt2", "mixtral"])
+def test_a_model_learns_a_text_and_stays_a_checkpoint_of_its_kind(
+    family, tiny_checkpoint, text_file, run_stage
+):
+    source = tiny_checkpoint(family, "bfloat16")
+    made = run_stage(STAGE, {"model": source}, training_text=str(text_file), **LEARN)
+    assert made.facts["trained_by"] == STAGE
+    assert made.facts["trained_steps"] > 0
+    before, after = (TensorSource.open([each / "model.safetensors"]) for each in (source, made.path))
+    stored = [
+        [(name, each.info(name).dtype, each.info(name).shape) for name in each.names()]
+        for each in (before, after)
+    ]
+    assert stored[0] == stored[1]
+    assert any(bytes(before.raw(name)) != bytes(after.raw(name)) for name in before.names())
+    assert (made.path / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_pruned_weights_stay_pruned_unless_they_may_grow_back(keep, tiny_checkpoint, text_file, run_stage):
+    pruned = run_stage("prune.magnitude", {"model": tiny_checkpoint("llama")}, pattern="2:4")
+    made = run_stage(STAGE, {"model": pruned}, training_text=str(text_file), keep_zeros=keep, **LEARN)
+    assert made.facts["trained_steps"] > 0
+    before, after = (TensorSource.open([each / "model.safetensors"]) for each in (pruned.path, made.path))
+    weights = pruned.facts["sparsity_by_weight"]
+    grown = sum(int(((before.float32(n) == 0) & (after.float32(n) != 0)).sum()) for n in weights)
+    assert (grown == 0) == keep
+    assert ("sparsity_kept" in made.facts) == keep
+    if keep:
+        name = next(iter(weights))
+        assert np.count_nonzero(after.float32(name).reshape(-1, 4), axis=1).max() <= 2
+
+
+def test_an_absurd_learning_rate_gives_the_model_back_and_says_so(tiny_checkpoint, text_file, run_stage):
+    source, notes = tiny_checkpoint("llama", "bfloat16"), []
+    options = {**LEARN, "learning_rate": 50.0, "max_grad_norm": 0.0, "warmup": 0.0}
+    made = run_stage(STAGE, {"model": source}, notes=notes, training_text=str(text_file), **options)
+    assert made.facts["trained_steps"] == 0
+    assert (made.path / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert notes == ["training found nothing better than the weights it began with, which are returned"]
+
+
+def test_a_diverging_loss_is_an_error_that_names_the_last_good_checkpoint(
+    tiny_checkpoint, text_file, run_stage, monkeypatch
+):
+    import math
+
+    from ingot.stages.train import objective
+
+    seen: list[int] = []
+    real = objective.NextToken.loss
+
+    def broken(self, network, batch):
+        seen.append(1)
+        found = real(self, network, batch)
+        return objective.Loss(found.total * math.nan) if len(seen) == 6 else found
+
+    monkeypatch.setattr(objective.NextToken, "loss", broken)
+    with pytest.raises(
+        StageError, match="training diverged: the loss is not finite at step 6 of 8"
+    ) as caught:
+        run_stage(STAGE, {"model": tiny_checkpoint("llama")}, training_text=str(text_file), **LEARN)
+    from pathlib import Path
+
+    kept = Path(str(caught.value.where))
+    again = run_stage("load", {}, model=str(kept))
+    assert again.facts["parameters"] > 0
+    assert np.isfinite(TensorSource.open([kept / "model.safetensors"]).float32("lm_head.weight")).all()
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_networks_that_predict_no_next_token_are_refused(family, tiny_checkpoint, text_file, run_stage):
+    with pytest.raises(InputError, match="predicts no next token"):
+        run_stage(STAGE, {"model": tiny_checkpoint(family)}, training_text=str(text_file))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "there is no training text"),
+        ({"training_text": "t", "steps": 1, "epochs": 1.0}, "steps and epochs are two lengths"),
+        ({"training_text": "t", "learning_rate": 0.0}, "learning_rate: 0 trains nothing"),
+        ({"training_text": "t", "accumulation": 9}, "accumulation: 9 parts of a batch of 8"),
+        ({"training_text": "t", "betas": [0.9]}, "betas:"),
+        ({"training_text": "t", "betas": [0.9, 1.0]}, "betas:"),
+        ({"training_text": "t", "ema_decay": 1.0}, "ema_decay: 1 never moves"),
+        ({"training_text": "t", "log_directory": "d"}, "log_directory has no effect"),
+        ({"training_text": "t", "groups": {"*": {"lr": 1.0}}}, r"groups.\*.lr is not a known name"),
+        ({"training_text": "t", "groups": {"*": {}}}, r"groups.\* changes nothing"),
+        ({"training_text": "t", "groups": {"*": {"learning_rate": -1}}}, "is not a number from 0"),
+        ({"training_text": "t", "schedule": "cosin"}, "is not one of"),
+    ],
+)
+def test_values_that_make_no_training_are_refused(params, message, run_stage):
+    with pytest.raises(RecipeError, match=message):
+        run_stage(STAGE, {}, **params)
+
+
+def test_a_text_that_is_not_there_is_named(tiny_checkpoint, tmp_path, run_stage):
+    with pytest.raises(DataError, match="the training text cannot be read"):
+        run_stage(STAGE, {"model": tiny_checkpoint("llama")}, training_text=str(tmp_path / "none.txt"))
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_runs():
+    from ingot.artifacts.schema import build
+    from ingot.stages import base
+
+    stage = base.get(STAGE)
+    found = stage.requires(build(stage.params, {"training_text": "t", "log_to": "wandb"}))
+    assert [(each.name, each.met, each.fix) for each in found] == [("wandb", False, "pip install wandb")]
