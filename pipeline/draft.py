@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..targets.rules import Facts, Setting
     from .data import Data
 
+CHECKPOINT, QUANTIZED, EXPAND = "checkpoint", "quantized-checkpoint", "expand"
+
 
 class Draft:
     """Collects nodes. facts: of the source.  sources: of every checkpoint that is loaded, by its node.
@@ -30,6 +32,7 @@ class Draft:
         self.roles: set[str] = set()
         self._data = data
         self._seed = seed
+        self._compact: set[str] = set()
 
     def add(
         self,
@@ -49,10 +52,21 @@ class Draft:
         RecipeError for a stage that does not take the recipe's model.
         """
         require_known(stage, self.facts, where)
+        is_compact = any(source in self._compact for source in inputs.values())
+        if is_compact and not stage.takes_compact:
+            raise RecipeError(
+                f"{stage.name} works on whole layers, and {name} would take some that are factored or shared",
+                where=where,
+                fix="put it before the stage that factors or shares, or an expand stage between the two",
+            )
         choice = choose(stage, name, settings, self._data)
         self.roles.update(choice.roles)
         node = Node(name, stage.name, choice.params, inputs, target, reason, choice.origins, self._seed)
-        return self.builder.add(node, spare, where)
+        added = self.builder.add(node, spare, where)
+        keeps = is_compact and stage.output in (CHECKPOINT, QUANTIZED) and stage.name != EXPAND
+        if stage.makes_compact or keeps or self.sources.get(name, {}).get("is_compact"):
+            self._compact.add(added)
+        return added
 
 
 def stage_of(family: str, settings: Settings, section: str, who: str, where: str | None) -> base.Stage[Any]:

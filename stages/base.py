@@ -71,6 +71,9 @@ BUILTIN: Mapping[str, str] = {
     "prune.magnitude": "ingot.stages.prune.magnitude",
     "prune.wanda": "ingot.stages.prune.wanda",
     "prune.sparsegpt": "ingot.stages.prune.sparsegpt",
+    "factor.svd": "ingot.stages.factor.svd",
+    "factor.svd_llm": "ingot.stages.factor.svd_llm",
+    "expand": "ingot.stages.expand",
     "quantize.rtn": "ingot.stages.quantize.rtn",
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
     "quantize.gptq": "ingot.stages.quantize.gptq",
@@ -202,6 +205,7 @@ class Stage(Generic[P]):
 
     exclusive: it measures time, so nothing else may run beside it.  any_architecture: it also takes models
     outside the table of families.  same_function: its output computes what its only input does.
+    takes_compact: it also takes models whose layers are factored or shared; makes_compact: it makes such.
     """
 
     name: str
@@ -227,6 +231,8 @@ class Stage(Generic[P]):
     expand: Callable[[Mapping[str, object], Path, str], Expansion] | None = None
     same_function: bool = False
     preflight: Callable[[P, Mapping[str, Path]], None] | None = None
+    takes_compact: bool = False
+    makes_compact: bool = False
 
     def kinds_of(self, name: str) -> tuple[str, ...] | None:
         """The artifact kinds that the input called ``name`` takes; None for an input that there is not."""
@@ -257,6 +263,8 @@ def stage(
     expand: Callable[[Mapping[str, object], Path, str], Expansion] | None = None,
     same_function: bool = False,
     preflight: Callable[[P, Mapping[str, Path]], None] | None = None,
+    takes_compact: bool = False,
+    makes_compact: bool = False,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -277,6 +285,7 @@ def stage(
     same_function: its output computes what its only input does, but for the order of sums.
     preflight: its parameters, and input name → directory of a checkpoint, asked at plan time where all inputs
     are at hand; raises InputError for inputs that will not do, from their headers, configs and tokenizers.
+    takes_compact, makes_compact: see :class:`Stage` and `model/families/compact.py`.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
@@ -284,6 +293,7 @@ def stage(
             name, params, inputs, output, version, determinism, tools, summary, function,
             function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
             any_architecture, accepts, versions, many or {}, expand, same_function, preflight,
+            takes_compact, makes_compact,
         )  # fmt: skip
 
     return wrap

@@ -102,6 +102,31 @@ def pruned(params: Any, work: Work) -> Estimate:
     return replace(calibrated(params, work), output_bytes=work.input_bytes)
 
 
+def factor(params: Any, work: Work) -> Estimate:
+    """`factor.svd`: singular values of every weight, once more where they decide on ranks."""
+    passes = 1 if params.energy is None and params.budget is None else 2
+    return Estimate(
+        TORCH_SECONDS + passes * _singular_seconds(work),
+        TORCH_BYTES + 4 * FLOAT32 * work.parameters // 4,
+        work.input_bytes,
+        mapped_bytes=work.input_bytes // 2,
+    )
+
+
+def factor_aware(params: Any, work: Work) -> Estimate:
+    """`factor.svd_llm`: what calibrating takes, once more for a budget, and singular values."""
+    walked = calibrated(params, work)
+    passes = 1 if params.budget is None else 2
+    seconds = passes * (walked.cpu_seconds + _singular_seconds(work))
+    return replace(walked, cpu_seconds=seconds, output_bytes=work.input_bytes)
+
+
+def _singular_seconds(work: Work) -> float:
+    """Of all weights: they grow as a weight's parameters times its width, which is about √(P / 100)."""
+    width: float = (work.parameters / 100) ** 0.5
+    return 6e-10 * work.parameters * width
+
+
 def grids(params: Any, work: Work) -> Estimate:
     """`quantize.static`: the text through the network once, with histograms of every input and products of a
     sample; `quantize.smoothquant` takes a plain pass before, or alone.
@@ -329,6 +354,8 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "prune.magnitude": magnitude,
     "prune.wanda": pruned,
     "prune.sparsegpt": pruned,
+    "factor.svd": factor,
+    "factor.svd_llm": factor_aware,
     "quantize.rtn": rounding,
     "quantize.dynamic": rounding,
     "quantize.gptq": calibrated,

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from ...artifacts.errors import InputError
 from ...artifacts.tensors import TensorShape
 from ..model.adapters import PREFIX
+from ..model.low_rank import factor, missed, square
 from .low_rank import rounded, widened
-from .truncate import factor, missed, square
 
 if TYPE_CHECKING:
     from .siblings import Siblings
@@ -25,7 +25,10 @@ SHOWN_DIGITS = 4
 
 @dataclass(frozen=True)
 class Cut:
-    """How differences are cut: see :func:`.truncate.factor`. dtype: F32 ...  ignore: those without pairs."""
+    """How differences are cut: see :func:`ingot.stages.model.low_rank.factor`.
+
+    dtype: F32 ...  ignore: those without pairs.
+    """
 
     rank: int
     energy: float | None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import IntakeError
 from ..model.checkpoint import CONFIG_FILE, PICKLED, SAFETENSORS, Checkpoint
 from ..model.dtypes import main_dtype
+from ..model.families.compact import Compact
 from ..model.tokenizer import check_tokenizer
 from .files import source_files, weight_layout
 from .origin import describe_source
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ...artifacts.tensors import TensorSource
 
 # Of the facts, what is not said by the files alone.
-ABOUT = ("known_family", "source")
+ABOUT = ("known_family", "is_compact", "source")
 # The key of config.json under which other programs say how they quantized the weights.
 QUANTIZATION = "quantization_config"
 
@@ -36,7 +37,8 @@ class SourceFacts:
     architecture: transformers' class.  task: causal-lm, encoder or seq2seq-lm.  parameters: of the network, a
     tied head counted once.  weight_bytes: of the safetensors files.  dtype: of most parameters.  layers: of
     an encoder-decoder, those of its decoder.  context: the longest sequence, in tokens.  known_family: the
-    table of families holds it, so that it can be quantized.  source: uri, and revision and license where they
+    table of families holds it, so that it can be quantized.  is_compact: some of its layers are factored or
+    shared, as config.json says.  source: uri, and revision and license where they
     are known; it says where the files were found, so it is no part of what they are, and neither is what
     Ingot knows of them.
     """
@@ -53,6 +55,7 @@ class SourceFacts:
     context: int
     tied: bool
     known_family: bool = True
+    is_compact: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
 
     def identity(self) -> dict[str, object]:
@@ -92,6 +95,7 @@ def inspect_source(directory: Path, *, allow_pickle: bool = False) -> SourceFact
         context=model.context,
         tied=model.tied,
         known_family=model.is_known,
+        is_compact=bool(Compact.of(checkpoint.config, where)),
         source=describe_source(directory),
     )
 

@@ -19,6 +19,7 @@ scales: those inputs stay as they are. An encoder's last norm is its result, so 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,12 @@ class Fold:
     repeats: int = 1
     offset: float = 0.0
 
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """What scales go into: inputs of weights, outputs of a weight or norm, each by its tensor's name."""
+        made = self.source.weight if isinstance(self.source, Norm) else self.source.linear.name
+        return (*(("in", linear.name) for linear in self.readers), ("out", made))
+
     def expand(self, scales: Floats) -> Floats:
         """[width] → [in_features]: the scale of each input channel."""
         import numpy as np
@@ -100,9 +107,15 @@ class Factors:
 
 
 def folds(model: Architecture) -> tuple[Fold, ...]:
-    """Every input of a network whose channels can be scaled for free, in the order of computation."""
+    """Every input of a network whose channels can be scaled for free, in the order of computation.
+
+    What layers share is scaled in all of them or in none: where they share all that takes part, it is one
+    fold; where a shared map is fed by different norms, there is no scale that would suit each.
+    """
     halves = (model.encoder, model) if model.encoder else (model,)
-    return tuple(fold for half in halves for fold in _half(half))
+    found = tuple(dict.fromkeys(fold for half in halves for fold in _half(half)))
+    uses = Counter(part for fold in found for part in fold.parts)
+    return tuple(fold for fold in found if all(uses[part] == 1 for part in fold.parts))
 
 
 def folds_within(model: Architecture, names: Collection[str]) -> dict[int, Fold]:
@@ -187,6 +200,7 @@ def _layer(model: Architecture, layer: Layer) -> Iterator[Fold]:
 
 def _norm(model: Architecture, norm: Norm, readers: tuple[Linear, ...]) -> Fold:
     offset = 1.0 if model.norm == "rms_above_one" else 0.0
+    readers = tuple(linear.entry for linear in readers)
     return Fold(readers, norm, model.hidden, model.hidden, offset=offset)
 
 
@@ -197,7 +211,7 @@ def _values(model: Architecture, attention: Attention) -> Fold:
         rows = Rows(last, 2 * head, head, 3 * head)
     else:
         rows = Rows(last, last.out_features - width, width, width)
-    return Fold((attention.output,), rows, width, head, model.heads // model.kv_heads)
+    return Fold((attention.output.entry,), rows, width, head, model.heads // model.kv_heads)
 
 
 def _dense(form: FeedForward | Mixture) -> tuple[FeedForward, ...]:
@@ -215,5 +229,6 @@ def _entries(form: FeedForward | Mixture) -> tuple[Linear, ...]:
 def _exit(model: Architecture, block: FeedForward) -> Iterator[Fold]:
     is_gated = block.gate is not None or block.gate_in_up
     if is_gated or model.activation == "relu":
-        width = block.down.in_features
-        yield Fold((block.down,), Rows(block.up, block.up.out_features - width, width, width), width, width)
+        entry = block.down.entry
+        width = entry.in_features
+        yield Fold((entry,), Rows(block.up, block.up.out_features - width, width, width), width, width)

@@ -1,13 +1,19 @@
-"""The unmodified model in torch: eager attention, float32, one thread a call."""
+"""A checkpoint in torch, as transformers computes it: eager attention, float32, one thread a call."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import IntakeError
+from .checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
+from .whole import Whole
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     import numpy as np
     import numpy.typing as npt
@@ -27,7 +33,7 @@ UNUSED = ("pooler.",)
 
 
 class Network:
-    """A checkpoint that is loaded once and called from several threads.
+    """A checkpoint that is loaded once and called from several threads; what is factored or shared, whole.
 
     task: one of those in CLASSES.  module: the model of transformers.  Raises IntakeError as
     :func:`load_module` does.
@@ -62,7 +68,7 @@ class Network:
 
 
 def load_module(directory: Path, task: str, *, attention: str | None = "eager", dropout: bool = True) -> Any:
-    """The model of transformers that a checkpoint holds, in float32, as for training.
+    """The model of transformers that a checkpoint holds, in float32; what is factored or shared, whole.
 
     task: one of those in CLASSES.  attention: an implementation; None is the one that transformers prefers.
     dropout: False trains without what the config drops. Raises IntakeError when the checkpoint lacks weights
@@ -73,30 +79,45 @@ def load_module(directory: Path, task: str, *, attention: str | None = "eager", 
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
-        if not dropout:
-            _without_dropout(config)
-        module, found = getattr(transformers, CLASSES[task]).from_pretrained(
-            directory,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # they are refused below, all at once
-            output_loading_info=True,
-        )
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise IntakeError(
-            f"transformers {transformers.__version__} does not load it: {reason}", where=str(directory)
-        ) from error
+    with _loadable(directory) as loadable:
+        try:
+            config = transformers.AutoConfig.from_pretrained(
+                loadable, local_files_only=True, trust_remote_code=False
+            )
+            if not dropout:
+                _without_dropout(config)
+            module, found = getattr(transformers, CLASSES[task]).from_pretrained(
+                loadable,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are refused below, all at once
+                output_loading_info=True,
+            )
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise IntakeError(
+                f"transformers {transformers.__version__} does not load it: {reason}", where=str(directory)
+            ) from error
     _check_complete(found, directory)
     return module
+
+
+@contextmanager
+def _loadable(directory: Path) -> Iterator[Path]:
+    """A directory that transformers loads: the checkpoint's own, or for a while one with all layers whole."""
+    whole = Whole.of(Checkpoint.open(directory))
+    if not whole.compact:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as made:
+        with (Path(made) / WEIGHTS_FILE).open("wb") as stream:
+            whole.save(stream, lambda _done, _total, _name: None)
+        (Path(made) / CONFIG_FILE).write_text(json.dumps(whole.config), "utf-8")
+        yield Path(made)
 
 
 def _without_dropout(config: Any) -> None:

@@ -55,6 +55,7 @@ class MagnitudeParams(PruneParams):
     determinism="bitwise",
     tools=("numpy", "torch"),
     summary="Set the smallest entries of linear weights to zero; no data needed",
+    takes_compact=True,
 )
 def run(context: Context[MagnitudeParams]) -> Result:
     """Prunes the checkpoint `model`, one weight in memory at a time.

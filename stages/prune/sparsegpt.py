@@ -43,6 +43,7 @@ class SparseGptParams(CalibratedPruneParams):
     determinism="seeded",
     tools=("numpy", "tokenizers", "torch"),
     summary="SparseGPT: entries go column by column, each paid by those that stay; needs a calibration text",
+    takes_compact=True,
 )
 def run(context: Context[SparseGptParams]) -> Result:
     """Prunes the checkpoint `model` (arXiv:2301.00774), later layers by what pruned ones before them give."""

@@ -22,6 +22,7 @@ class WandaParams(CalibratedPruneParams):
     determinism="seeded",
     tools=("numpy", "tokenizers", "torch"),
     summary="Wanda: the least of |weight| · norm of its input go, row by row; needs a calibration text",
+    takes_compact=True,
 )
 def run(context: Context[WandaParams]) -> Result:
     """Prunes the checkpoint `model` (arXiv:2306.11695), later layers by what pruned ones before them give."""

@@ -43,6 +43,7 @@ class AwqParams(CalibratedWeightParams):
     tools=("numpy", "tokenizers", "torch"),
     summary="AWQ: channels scaled by the strength of their inputs, then clipped; needs a calibration text",
     formats=formats,
+    takes_compact=True,
 )
 def run(context: Context[AwqParams]) -> Result:
     """Calibrates the checkpoint `model`, folds and writes the quantized form (arXiv:2306.00978).

@@ -36,6 +36,7 @@ class DequantizeParams:
     tools=("numpy",),
     summary="The weights that codes stand for, in float32: a reference, or a start for other stages",
     same_function=True,
+    takes_compact=True,
 )
 def run(context: Context[DequantizeParams]) -> Result:
     """Writes (code − zero) · scale, or level · scale, of every weight; all else stays as it is.

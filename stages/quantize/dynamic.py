@@ -63,6 +63,7 @@ def formats(params: DynamicParams, model: Architecture) -> Mapping[str, WeightSp
     tools=("numpy",),
     summary="int8 weights per output channel, int8 activations with scales found at run time; no data needed",
     formats=formats,
+    takes_compact=True,
 )
 def run(context: Context[DynamicParams]) -> Result:
     """Rounds the checkpoint `model` per output channel and asks for dynamic int8 activations."""

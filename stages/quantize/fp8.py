@@ -61,6 +61,7 @@ def formats(params: Fp8Params, model: Architecture) -> Mapping[str, WeightSpec]:
     tools=("numpy",),
     summary="8-bit floating-point weights, and inputs rounded while the model runs, for GPUs; no data needed",
     formats=formats,
+    takes_compact=True,
 )
 def run(context: Context[Fp8Params]) -> Result:
     """Rounds the checkpoint `model` to E4M3 and writes the quantized form."""

@@ -103,6 +103,7 @@ def formats(params: GptqParams, model: Architecture) -> Mapping[str, WeightSpec]
     tools=("numpy", "tokenizers", "torch"),
     summary="GPTQ: columns rounded one by one, each error paid by those behind; needs a calibration text",
     formats=formats,
+    takes_compact=True,
 )
 def run(context: Context[GptqParams]) -> Result:
     """Calibrates the checkpoint `model` and writes the quantized form (arXiv:2210.17323).

@@ -53,20 +53,6 @@ def _rounding(levels: Levels, group: torch.Tensor, found: torch.Tensor, gone: to
     return settle
 
 
-def corrected(weight: torch.Tensor, hessian: torch.Tensor, cross: torch.Tensor, damp: float) -> torch.Tensor:
-    """The weight that gives, of the inputs as they have become, most nearly what W gave of those they were.
-
-    cross: (X̃ − X) Xᵀ [in, in], X̃ the inputs of the original network. Of all W′ the minimum of
-    ‖W X̃ − W′X‖² + λ‖W − W′‖² is W′ = W + W (X̃ − X)Xᵀ (XXᵀ + λI)⁻¹, and the error of any rounding Ŵ of it
-    adds ‖(W′ − Ŵ)X‖² to that minimum: so it is W′ that is rounded (the objective of Li et al. 2025, GPTAQ,
-    arXiv:2504.02692, solved as Zhang et al. 2025, Qronos, arXiv:2505.11695, begin).
-    """
-    damped = hessian.clone()
-    damped.diagonal().add_(damp * float(hessian.diagonal().mean()))
-    lower = torch.linalg.cholesky(damped)
-    return weight + torch.cholesky_solve((weight @ cross).T, lower).T
-
-
 def refit_scales(
     weight: torch.Tensor, codes: torch.Tensor, levels: Levels, hessian: torch.Tensor, damp: float
 ) -> Levels:

@@ -11,11 +11,18 @@ import torch
 from ..model.calibration.fallbacks import too_little
 from ..model.calibration.gram import cross, gram
 from ..model.calibration.masks import by_magnitude
-from ..model.calibration.second_order import factorize, relative_error, row_parts, stack, weighted_error
+from ..model.calibration.second_order import (
+    corrected,
+    factorize,
+    relative_error,
+    row_parts,
+    stack,
+    weighted_error,
+)
 from ..model.calibration.sparsegpt import prune_columns, refit
 from ..model.sparsity import REFIT_STEPS
 from .calibrated import walked
-from .gptq_solve import corrected, refit_scales, round_columns
+from .gptq_solve import refit_scales, round_columns
 from .hessian import find_levels
 from .weights import evidence_of, parts_of
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
+from ..model.allocation import Option, allocate
 from ..model.quantized import WeightFormat
-from .allocation import Option, allocate
 from .formats import BITS, Choice, choose
 from .gptq import GptqParams
 
@@ -191,6 +191,7 @@ def _too_small(params: MixedParams, least: int, parameters: int) -> RecipeError:
     tools=("numpy", "tokenizers", "torch"),
     summary="GPTQ with each weight at the width that its sensitivity earns, to meet an average or a size",
     formats=formats,
+    takes_compact=True,
 )
 def run(context: Context[MixedParams]) -> Result:
     """Measures what each width costs each weight, gives out bits, and rounds by GPTQ.

@@ -57,6 +57,7 @@ def formats(params: Nf4Params, model: Architecture) -> Mapping[str, WeightSpec]:
     tools=("numpy",),
     summary="4-bit NormalFloat weights, their scales quantized too if asked, for checkpoints; no data needed",
     formats=formats,
+    takes_compact=True,
 )
 def run(context: Context[Nf4Params]) -> Result:
     """Rounds the checkpoint `model` to the levels of NF4 and writes the quantized form."""

@@ -30,6 +30,7 @@ class RtnParams(WeightParams):
     tools=("numpy",),
     summary="Round every linear weight to the nearest of 2^bits levels; no data needed",
     formats=formats,
+    takes_compact=True,
 )
 def run(context: Context[RtnParams]) -> Result:
     """Rounds the checkpoint `model` and writes the quantized form."""

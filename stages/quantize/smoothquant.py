@@ -65,6 +65,7 @@ def planned(params: SmoothQuantParams, model: Architecture) -> Mapping[str, Weig
     tools=("numpy", "tokenizers", "torch"),
     summary="SmoothQuant: channel scales folded from activations into weights, then int8 both",
     formats=planned,
+    takes_compact=True,
 )
 def run(context: Context[SmoothQuantParams]) -> Result:
     """Calibrates the checkpoint `model`, folds and writes the quantized form (arXiv:2211.10438).

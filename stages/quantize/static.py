@@ -16,6 +16,7 @@ from .activations import ActivationParams, formats
     tools=("numpy", "tokenizers", "torch"),
     summary="int8 weights per output channel, int8 activations on fixed grids; needs a calibration text",
     formats=formats,
+    takes_compact=True,
 )
 def run(context: Context[ActivationParams]) -> Result:
     """Calibrates the checkpoint `model` and writes the quantized form (arXiv:1712.05877, section 3).

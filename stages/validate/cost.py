@@ -115,6 +115,7 @@ class Series:
     host_bound=True,
     exclusive=True,
     any_architecture=True,
+    takes_compact=True,
 )
 def run(context: Context[CostParams]) -> Result:
     """Writes metrics with their distributions, samples, the times of single decoded tokens, and a sweep.

@@ -63,6 +63,7 @@ def sources(params: QualityParams) -> Mapping[str, Path]:
     summary="Perplexity, KL and top-1 agreement (encoders: cosine) of an artifact against the reference",
     reads=sources,
     any_architecture=True,
+    takes_compact=True,
 )
 def run(context: Context[QualityParams]) -> Result:
     """Writes metrics, per-window samples and parity.

@@ -73,6 +73,7 @@ class ReferenceParams:
     tools=("numpy", "tokenizers", "torch", "transformers"),
     summary="The unmodified model's predictions for the evaluation text, in torch float32",
     any_architecture=True,
+    takes_compact=True,
 )
 def run(context: Context[ReferenceParams]) -> Result:
     """Writes the logits of all windows and of the parity inputs, and how a language model goes on from

@@ -62,15 +62,19 @@ class LinearWriter:
         )
 
     def linear(self, value: str, linear: Linear) -> str:
-        """[rows, in] → [rows, out]."""
-        spec = self._weights.spec(linear.name)
-        if spec is None:
-            return self._float(value, linear)
-        return self._quantized.product(value, linear, spec, tied=False)
+        """[rows, in] → [rows, out]; a factored map is two products."""
+        for weight in linear.weights:
+            spec = self._weights.spec(weight.name)
+            if spec is None:
+                value = self._float(value, weight)
+            else:
+                value = self._quantized.product(value, weight, spec, tied=False)
+        return value
 
     def multiplies_codes(self, linears: Iterable[Linear]) -> bool:
         """Whether any of the maps multiplies codes of activations."""
-        specs = ((linear, self._weights.spec(linear.name)) for linear in linears)
+        weights = [weight for linear in linears for weight in linear.weights]
+        specs = ((weight, self._weights.spec(weight.name)) for weight in weights)
         return any(spec is not None and self._quantized.reads_codes(linear, spec) for linear, spec in specs)
 
     def grouped(self, value: str, counts: str, linears: Sequence[Linear]) -> str:
@@ -79,7 +83,7 @@ class LinearWriter:
         counts: int64 [maps], adding up to rows; some may be 0.
         """
         wants = []
-        for linear in linears:
+        for linear in (each.entry for each in linears):
             spec = self._weights.spec(linear.name)
             reads = spec is not None and self._quantized.reads_codes(linear, spec)
             wants.append(wanted(spec) if reads else None)
@@ -89,15 +93,14 @@ class LinearWriter:
 
     def head(self, tokens: str, head: Linear, *, tied: bool) -> str:
         """[batch, kept, hidden] → [batch, kept, vocabulary]; tied: the head is the embedding."""
-        graph = self._graph
+        if head.first is not None:
+            before, head = head.weights
+            tokens = self._by_rows(tokens, before)
         spec = self._weights.spec(head.name)
         if spec is not None:
             # These kernels take tokens as they are; reshaping logits at the end would copy them all.
             return self._quantized.product(tokens, head, spec, tied=tied)
-        rows = self._float(graph.node("Reshape", tokens, graph.ints(-1, head.in_features)), head)
-        batch_and_kept = graph.node("Shape", tokens, start=0, end=2)
-        shape = graph.node("Concat", batch_and_kept, graph.ints(head.out_features), axis=0)
-        return graph.node("Reshape", rows, shape)
+        return self._by_rows(tokens, head)
 
     def embedding(self, ids: str, embedding: Linear) -> str:
         """int64 [batch, sequence] → float32 [batch, sequence, hidden], rows of [vocabulary, hidden]."""
@@ -106,6 +109,14 @@ class LinearWriter:
         if spec is None:
             return graph.node("Gather", graph.add(self._weights.floats(embedding.name, shape)), ids)
         return self._quantized.lookup(ids, embedding, spec)
+
+    def _by_rows(self, tokens: str, linear: Linear) -> str:
+        """[batch, kept, in] → [batch, kept, out]."""
+        graph = self._graph
+        rows = self.linear(graph.node("Reshape", tokens, graph.ints(-1, linear.in_features)), linear)
+        batch_and_kept = graph.node("Shape", tokens, start=0, end=2)
+        shape = graph.node("Concat", batch_and_kept, graph.ints(linear.out_features), axis=0)
+        return graph.node("Reshape", rows, shape)
 
     def _float(self, value: str, linear: Linear) -> str:
         shape = (linear.out_features, linear.in_features)

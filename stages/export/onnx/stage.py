@@ -68,6 +68,7 @@ def accepts(params: OnnxParams, weights: Mapping[str, WeightSpec], _model: Archi
     summary="One ONNX graph for prefill and decoding, weights streamed, codes packed and never rounded",
     requires=requirements,
     accepts=accepts,
+    takes_compact=True,
 )
 def run(context: Context[OnnxParams]) -> Result:
     """Writes model.onnx, with the tokenizer, the configs and `ingot.json` beside it.

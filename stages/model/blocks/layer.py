@@ -87,10 +87,18 @@ class Blocks:
         given = functional.linear(self._cast(value), self.tensors.matrix(linear), bias)
         return self.tensors.given(linear, given)
 
+    def through(self, linear: Linear, value: torch.Tensor) -> Shown:
+        """What :meth:`apply` gives; between the two maps of a factored one it stops."""
+        if linear.first is not None:
+            before, linear = linear.weights
+            value = yield from self.show((linear,), self.apply(before, value))
+        return self.apply(linear, value)
+
     def show(self, linears: tuple[Linear, ...], value: torch.Tensor) -> Shown:
-        """Stops at linear maps that read ``value``, and gives it as it is held."""
+        """Stops at the weights of linear maps that read ``value``, and gives it as it is held."""
         value = self.keep(self._cast(value))
-        yield Seen(linears, value.reshape(-1, value.shape[-1]))
+        entries = tuple(linear.entry for linear in linears)
+        yield Seen(entries, value.reshape(-1, value.shape[-1]))
         return value
 
     def _cast(self, value: torch.Tensor) -> torch.Tensor:
@@ -127,14 +135,14 @@ class Blocks:
         return (yield from self._attended(form, value, source))
 
     def _attended(self, form: Attention, value: torch.Tensor, source: torch.Tensor) -> Shown:
-        mixed = self._mixed(form, value, source)
+        mixed = yield from self._mixed(form, value, source)
         del value, source
         mixed = yield from self.show((form.output,), mixed)
-        return self.apply(form.output, mixed)
+        return (yield from self.through(form.output, mixed))
 
-    def _mixed(self, form: Attention, value: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    def _mixed(self, form: Attention, value: torch.Tensor, source: torch.Tensor) -> Shown:
         model, is_self = self.model, source is value
-        query, key, states = self._projected(form, value, source)
+        query, key, states = yield from self._projected(form, value, source)
         if form.query_norm is not None:
             query = self._cast(self._norm(form.query_norm, query))
         if form.key_norm is not None:
@@ -153,19 +161,21 @@ class Blocks:
 
     def _projected(
         self, form: Attention, value: torch.Tensor, source: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Generator[Seen, None, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Query, key and value, [batch, length, heads, head_dim] each."""
         model = self.model
         width, heads = model.head_dim, (model.heads, model.kv_heads, model.kv_heads)
         if len(form.inputs) == 1:
-            whole = self.apply(form.inputs[0], value)
+            whole = yield from self.through(form.inputs[0], value)
             if form.interleaved:
                 split = whole.reshape(*whole.shape[:-1], model.heads, 3, width).unbind(-2)
             else:
                 split = torch.split(whole, [count * width for count in heads], dim=-1)
         else:
-            read = (value, source, source)
-            split = tuple(self.apply(linear, each) for linear, each in zip(form.inputs, read, strict=True))
+            split, stops = (), any(linear.first for linear in form.inputs)
+            for linear, read in zip(form.inputs, (value, source, source), strict=True):
+                given = yield from self.through(linear, read)
+                split = (*split, self.keep(given) if stops else given)
         query, key, states = (
             part.reshape(*part.shape[:2], count, width) for part, count in zip(split, heads, strict=True)
         )
@@ -182,17 +192,19 @@ class Blocks:
 
     def _through(self, form: FeedForward, value: torch.Tensor) -> Shown:
         kind = self.model.activation
-        opened = self.apply(form.up, value)
+        opened = yield from self.through(form.up, value)
         if form.gate_in_up:
             gate, opened = opened.chunk(2, dim=-1)
             active = parts.activate(kind, gate) * opened
         elif form.gate is not None:
-            active = parts.activate(kind, self.apply(form.gate, value)) * opened
+            opened = self.keep(opened) if form.gate.first else opened
+            gate = yield from self.through(form.gate, value)
+            active = parts.activate(kind, gate) * opened
         else:
             active = parts.activate(kind, opened)
         del value, opened
         active = yield from self.show((form.down,), active)
-        return self.apply(form.down, active)
+        return (yield from self.through(form.down, active))
 
     def _mixture(self, form: Mixture, value: torch.Tensor) -> Shown:
         """Each expert sees the rows that chose it; a row's results are added in the order of the experts."""

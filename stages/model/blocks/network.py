@@ -56,7 +56,8 @@ def steps(model: Architecture) -> Iterator[Step]:
         yield from _half(model.encoder, "encoder.", of_source=True)
         yield Step("encoder.end", partial(_finish, model.encoder), is_memory=True)
     yield from _half(model, "", of_source=False)
-    yield Step("head", partial(_head, model), _present(model.embedding_out, model.head))
+    head = model.head.weights if model.head else ()
+    yield Step("head", partial(_head, model), (*_present(model.embedding_out), *head))
 
 
 def advance(step: Step, memory: torch.Tensor | None, found: torch.Tensor) -> State:
@@ -128,7 +129,7 @@ def _head(model: Architecture, tensors: BlockTensors, keep: Keep, _batch: Batch,
     found = found * model.head_scale
     if model.head is not None:
         found = yield from blocks.show((model.head,), found)
-        logits = blocks.apply(model.head, found).float()
+        logits = (yield from blocks.through(model.head, found)).float()
     else:
         logits = found @ tensors.vector(model.embedding).T
     if model.head_bias is not None:

@@ -21,6 +21,7 @@ from ..blocks.network import Batch, State, advance, steps
 from ..blocks.tensors import BlockTensors
 from ..families import Architecture, Linear
 from .shelf import Shelf
+from .uses import Uses
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -93,16 +94,22 @@ class Walk:
         """
         torch.set_num_threads(1 if self.device.type == "cpu" else self.threads)
         todo = list(self._steps(visitor.wanted))
-        done, states = journal.resume()
+        _, states = journal.resume()
+        names, saved = [step.name for step, _ in todo], journal.steps()
+        done = names.index(saved[-1]) + 1 if saved else 0
         streams = self._resumed(states, 2 if visitor.compares else 1)
         with ThreadPoolExecutor(self.threads, initializer=_quiet) as pool, torch.inference_mode():
+            linears = (linear for step, _ in todo[done:] for linear in step.linears)
+            uses = Uses(linears, visitor.wanted, self.shelf.keep)
             for number, (step, last) in enumerate(todo):
                 if number < done:
                     continue
                 progress(number, len(todo), step.name)
-                streams = self._step(step, streams, visitor, pool, is_last=last)
+                streams = self._step(step, streams, visitor, pool, uses, is_last=last)
                 flat = [state for stream in streams for state in stream]
-                journal.save(step.name, *visitor.collect(), [] if last else flat)
+                # What is held for a later use is in no record: the work goes on from where nothing was.
+                if not uses:
+                    journal.save(step.name, *visitor.collect(), [] if last else flat)
         progress(len(todo), len(todo), "calibrated")
 
     def _steps(self, wanted: Collection[str]) -> Iterator[tuple[Step, bool]]:
@@ -130,6 +137,7 @@ class Walk:
         streams: list[list[State]],
         visitor: Visitor,
         pool: ThreadPoolExecutor,
+        uses: Uses,
         *,
         is_last: bool,
     ) -> list[list[State]]:
@@ -156,7 +164,9 @@ class Walk:
                     ]
                 stop = self._stop(found, tensors[0], pool)
                 if not left.isdisjoint(linear.name for linear in stop.linears):
-                    visitor.visit(stop)
+                    for due in uses.due(stop):
+                        if any(linear.name in visitor.wanted for linear in due.linears):
+                            visitor.visit(due)
                     left -= {linear.name for linear in stop.linears}
                     if is_last and not left:
                         return []

@@ -28,6 +28,7 @@ from .architecture import (
 )
 from .bart import bart
 from .bert import bert
+from .compact import compacted
 from .config import ConfigReader
 from .distilbert import distilbert
 from .gemma import gemma, gemma2, gemma3
@@ -90,6 +91,11 @@ def architecture(
     the table and for values that the family's graph does not compute, RequirementError for an installed
     family that cannot be used.
     """
+    return compacted(_whole(config, where, tensor_names), config, where)
+
+
+def _whole(config: Mapping[str, object], where: str, tensor_names: Collection[str]) -> Architecture:
+    """The architecture as its family reads it."""
     model_type, reader = config.get("model_type"), ConfigReader(config, where, tensor_names)
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type](reader)

@@ -7,7 +7,7 @@ and loaders read the value and never the config. Nothing here imports numpy or a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Task = Literal["causal-lm", "encoder", "seq2seq-lm"]
@@ -22,6 +22,8 @@ class Linear:
 
     name: the weight's tensor, [out, in], or [in, out] where ``stored_in_out`` (GPT-2's Conv1D).
     role: what it is in the layer, such as `q_proj` or `lm_head`.  layer: None outside the layers.
+    first: of a factored map, what its input goes through before: y = (x Fᵀ) Wᵀ + b with F [rank, in] and W
+    [out, rank], so that in_features is the rank; see `compact.py`.
     """
 
     name: str
@@ -31,6 +33,17 @@ class Linear:
     bias: str | None = None
     layer: int | None = None
     stored_in_out: bool = False
+    first: Linear | None = None
+
+    @property
+    def entry(self) -> Linear:
+        """The map that reads what goes in: itself, unless it is factored."""
+        return self.first or self
+
+    @property
+    def weights(self) -> tuple[Linear, ...]:
+        """The one map that it is, or the two that it is factored into, in the order of computation."""
+        return (self.first, replace(self, first=None)) if self.first else (self,)
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ class FeedForward:
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """Its maps in the order of computation."""
+        """Its maps in the order of computation, a factored one as one."""
         return (*((self.gate,) if self.gate else ()), self.up, self.down)
 
 
@@ -133,7 +146,7 @@ class Mixture:
     def linears(self) -> tuple[Linear, ...]:
         """The maps that may be quantized, in the order of computation."""
         blocks = (*self.experts, *((self.shared,) if self.shared else ()))
-        return tuple(linear for block in blocks for linear in block.linears)
+        return tuple(weight for block in blocks for linear in block.linears for weight in linear.weights)
 
     @property
     def gates(self) -> tuple[Linear, ...]:
@@ -165,7 +178,8 @@ class Layer:
         found: list[Linear] = []
         for attention in (self.attention, self.cross_attention):
             found += [*attention.inputs, attention.output] if attention else []
-        return (*found, *self.feed_forward.linears)
+        found += self.feed_forward.linears
+        return tuple(weight for linear in found for weight in linear.weights)
 
 
 @dataclass(frozen=True)
@@ -243,24 +257,29 @@ class Architecture:
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """Every linear weight that may be quantized, in the order of computation."""
+        """Every linear weight that may be quantized, in the order of computation; once where it is shared."""
         found: list[Linear | None] = list(self.encoder.linears) if self.encoder else []
         found.append(self.embedding_in)
         for layer in self.layers:
             found += layer.linears
         found += [self.embedding_out, self.head]
-        return tuple(linear for linear in found if linear is not None)
+        by_name: dict[str, Linear] = {}
+        for linear in found:
+            if linear is not None:
+                by_name.setdefault(linear.name, linear)
+        return tuple(by_name.values())
 
     @property
     def gates(self) -> tuple[Linear, ...]:
         """Linear weights that are never quantized: the routers of mixtures."""
         mixtures = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Mixture)]
-        return tuple(linear for mixture in mixtures for linear in mixture.gates)
+        return tuple(dict.fromkeys(linear for mixture in mixtures for linear in mixture.gates))
 
     @property
     def routed(self) -> frozenset[str]:
         """The weights of the experts of mixtures, each of which sees some of the tokens alone."""
         mixtures = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Mixture)]
+        experts = [expert for mixture in mixtures for expert in mixture.experts]
         return frozenset(
-            linear.name for mixture in mixtures for expert in mixture.experts for linear in expert.linears
+            weight.name for expert in experts for linear in expert.linears for weight in linear.weights
         )

@@ -197,7 +197,7 @@ def test_clipping_by_the_hessian_loses_least_of_all_ratios_that_are_tried() -> N
 
 def test_the_corrected_weight_minimizes_the_distance_to_what_the_original_inputs_gave() -> None:
     import torch
-    from ingot.stages.quantize.gptq_solve import corrected
+    from ingot.stages.model.calibration.second_order import corrected
 
     rng = np.random.default_rng(4)
     weight = rng.standard_normal((7, 30)).astype(np.float32)

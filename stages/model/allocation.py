@@ -1,4 +1,4 @@
-"""Which width each weight gets: the least total loss that a number of bits allows, a knapsack with choices.
+"""Which choice each weight gets: the least total loss that a number of bits allows, a knapsack with choices.
 
 Minimize Σ loss(i, c_i) subject to Σ bits(i, c_i) ≤ budget, one choice c_i for each weight. Choices on the
 lower convex hull of loss over bits are taken by falling gain a bit (Lagrangian relaxation; Shoham and Gersho
@@ -53,7 +53,7 @@ def _exact(items: Sequence[Sequence[Option]], extra: list[list[int]], units: int
     import numpy as np
 
     best = np.zeros(units + 1)
-    chosen = np.zeros((len(items), units + 1), np.uint8)
+    chosen = np.zeros((len(items), units + 1), np.uint16)
     for number, (item, sizes) in enumerate(zip(items, extra, strict=True)):
         found = np.full(units + 1, np.inf)
         for choice in sorted(range(len(item)), key=lambda n: (sizes[n], item[n].loss)):

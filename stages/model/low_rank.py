@@ -43,7 +43,7 @@ def factor(matrix: Floats, rank: int, energy: float | None, seed: int) -> Factor
     total = square(matrix)
     if total == 0.0:
         return Factors(np.empty((matrix.shape[0], 0)), np.empty((0, matrix.shape[1])))
-    left, values, right = _largest(matrix, min(rank, *matrix.shape), seed)
+    left, values, right = largest(matrix, min(rank, *matrix.shape), seed)
     wanted = len(values)
     if energy is not None:
         enough = np.flatnonzero(np.cumsum(values**2) >= energy * total)
@@ -52,7 +52,21 @@ def factor(matrix: Floats, rank: int, energy: float | None, seed: int) -> Factor
     return Factors(left[:, :wanted] * root, root[:, None] * right[:wanted])
 
 
-def square(value: Floats) -> float:
+def largest(matrix: Floats | Doubles, count: int, seed: int) -> tuple[Doubles, Doubles, Doubles]:
+    """The first ``count`` singular triplets: left [rows, count], values [count], right [count, columns]."""
+    if min(matrix.shape) <= max(DENSE, 2 * (count + OVERSAMPLED)):
+        left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+        return left[:, :count], values[:count], right[:count]
+    generator = np.random.Generator(np.random.PCG64([seed, *matrix.shape]))
+    sketch = generator.standard_normal((matrix.shape[1], count + OVERSAMPLED), dtype=np.float32)
+    basis = _orthonormal(matrix @ sketch)
+    for _ in range(POWERS):
+        basis = _orthonormal(matrix @ _orthonormal(matrix.T @ basis))
+    left, values, right = np.linalg.svd((basis.T @ matrix).astype(np.float64), full_matrices=False)
+    return basis.astype(np.float64) @ left[:, :count], values[:count], right[:count]
+
+
+def square(value: Floats | Doubles) -> float:
     """The squared norm of a tensor, added up in float64."""
     flat = value.reshape(-1)
     parts = (flat[start : start + BLOCK].astype(np.float64) for start in range(0, flat.size, BLOCK))
@@ -66,20 +80,6 @@ def missed(matrix: Floats, up: Doubles, down: Doubles) -> float:
     return float(sum(((matrix[rows] - up[rows] @ down) ** 2).sum() for rows in places))
 
 
-def _largest(matrix: Floats, count: int, seed: int) -> tuple[Doubles, Doubles, Doubles]:
-    """The first ``count`` singular triplets."""
-    if min(matrix.shape) <= max(DENSE, 2 * (count + OVERSAMPLED)):
-        left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
-        return left[:, :count], values[:count], right[:count]
-    generator = np.random.Generator(np.random.PCG64([seed, *matrix.shape]))
-    sketch = generator.standard_normal((matrix.shape[1], count + OVERSAMPLED), dtype=np.float32)
-    basis = _orthonormal(matrix @ sketch)
-    for _ in range(POWERS):
-        basis = _orthonormal(matrix @ _orthonormal(matrix.T @ basis))
-    left, values, right = np.linalg.svd((basis.T @ matrix).astype(np.float64), full_matrices=False)
-    return basis.astype(np.float64) @ left[:, :count], values[:count], right[:count]
-
-
-def _orthonormal(columns: Floats) -> Floats:
+def _orthonormal(columns: Floats | Doubles) -> Floats:
     found, _ = np.linalg.qr(columns.astype(np.float64))
     return found.astype(np.float32)

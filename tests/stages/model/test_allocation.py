@@ -7,8 +7,8 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingot.stages.quantize import allocation
-from ingot.stages.quantize.allocation import Option, allocate
+from ingot.stages.model import allocation
+from ingot.stages.model.allocation import Option, allocate
 
 ITEM = st.lists(st.builds(Option, st.integers(0, 12), st.floats(0, 10, width=32)), min_size=1, max_size=4)
 

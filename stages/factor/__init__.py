@@ -1,0 +1,1 @@
+"""Factoring: linear maps become two thinner ones, where these are smaller."""

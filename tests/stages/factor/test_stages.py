@@ -1,0 +1,173 @@
+"""Factored checkpoints of every sort of family: what Ingot's readers, ONNX and transformers make of them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAMILIES = ("llama", "qwen2", "gpt2", "bert", "mixtral", "t5")
+DECODERS = ("llama", "qwen2", "gpt2", "mixtral")
+IDS = np.arange(4, 44, dtype=np.int64).reshape(2, 20)
+
+
+def outputs(directory: Path) -> Any:
+    """What transformers gives, float32, of whole layers that were multiplied out."""
+    from ingot.stages.model.checkpoint import Checkpoint
+    from ingot.stages.model.torch_network import Network
+
+    task = Checkpoint.open(directory).architecture.task
+    return Network(directory, task)(IDS, IDS[:, ::-1].copy() if task == "seq2seq-lm" else None)
+
+
+def of_blocks(directory: Path) -> Any:
+    """The same block by block, where two maps are two products."""
+    from ..model.blocks.test_network import batch_of, walk
+
+    return walk(directory), batch_of("", 40).ids.numpy()
+
+
+def of_onnx(directory: Path) -> Any:
+    from ingot.targets.runtimes import onnx
+
+    session = onnx.open(directory, threads=1)
+    try:
+        return session.logits(IDS)
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_product_of_two_maps_is_the_nearest_of_its_rank(
+    family: str, tiny_checkpoint: Any, run_stage: Any
+) -> None:
+    from ingot.stages.model.checkpoint import Checkpoint
+    from ingot.stages.model.families.compact import first_name
+
+    directory = tiny_checkpoint(family)
+    made = run_stage("factor.svd", {"model": directory}, ratio=0.8)
+    before, after = Checkpoint.open(directory), Checkpoint.open(made.path)
+    ranks = made.facts["rank_by_weight"]
+    assert set(ranks) == {each.name for each in before.architecture.linears if each.layer is not None}
+    for name, rank in ranks.items():
+        whole = before.tensors.float32(name).astype(np.float64)
+        second, first = (after.tensors.float32(each) for each in (name, first_name(name)))
+        if after.tensors.info(name).shape[0] == rank:  # GPT-2 stores [in, out]
+            second, first = first, second
+        assert second.shape[1] == first.shape[0] == rank
+        lost = np.linalg.norm(whole - second @ first)
+        values = np.linalg.svd(whole, compute_uv=False)
+        assert lost == pytest.approx(np.sqrt((values[rank:] ** 2).sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_of_low_rank_give_the_same_outputs_factored(
+    family: str, tiny_checkpoint: Any, run_stage: Any, tmp_path: Path
+) -> None:
+    directory = of_low_rank(tiny_checkpoint(family), tmp_path / "low", 16)
+    made = run_stage("factor.svd", {"model": directory}, energy=0.999999)
+    assert set(made.facts["rank_by_weight"].values()) == {16}
+    assert made.facts["kept"] < 0.6
+    np.testing.assert_allclose(outputs(made.path), outputs(directory), rtol=1e-3, atol=1e-3)
+
+
+def onnx_bytes(artifact: Any) -> int:
+    return (artifact.path / "model.onnx").stat().st_size
+
+
+def of_low_rank(source: Path, directory: Path, rank: int) -> Path:
+    """A copy of a checkpoint whose linear weights in the layers have that rank."""
+    import shutil
+
+    from ingot.stages.model.checkpoint import Checkpoint
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(source, directory)
+    weights = load_file(directory / "model.safetensors")
+    for linear in Checkpoint.open(source).architecture.linears:
+        if linear.layer is not None:
+            left, values, right = np.linalg.svd(weights[linear.name].astype(np.float64), full_matrices=False)
+            low = (left[:, :rank] * values[:rank]) @ right[:rank]
+            weights[linear.name] = low.astype(np.float32)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_blocks_and_onnx_compute_what_whole_layers_compute(
+    family: str, tiny_checkpoint: Any, run_stage: Any
+) -> None:
+    from ingot.stages.model.torch_network import Network
+
+    made = run_stage("factor.svd", {"model": tiny_checkpoint(family)}, ratio=0.6)
+    found, ids = of_blocks(made.path)
+    np.testing.assert_allclose(found, Network(made.path, "causal-lm")(ids), rtol=1e-3, atol=2e-3)
+    artifact = run_stage("export.onnx", {"model": made})
+    np.testing.assert_allclose(of_onnx(artifact.path), outputs(made.path), rtol=1e-3, atol=2e-3)
+    whole = run_stage("export.onnx", {"model": tiny_checkpoint(family)})
+    saved = onnx_bytes(whole) - onnx_bytes(artifact)
+    parts = made.facts["factored_parameters"]
+    assert saved == pytest.approx(4 * (parts["before"] - parts["after"]), abs=20_000)
+
+
+def test_plain_transformers_refuses_a_factored_checkpoint(tiny_checkpoint: Any, run_stage: Any) -> None:
+    import transformers
+
+    for family, name in (
+        ("llama", "LlamaForCausalLM"),
+        ("gpt2", "GPT2LMHeadModel"),
+        ("mixtral", "AutoModel"),
+    ):
+        made = run_stage("factor.svd", {"model": tiny_checkpoint(family)}, ratio=0.8, only=("*.1.*",))
+        with pytest.raises(RuntimeError):
+            getattr(transformers, name).from_pretrained(made.path, local_files_only=True)
+
+
+def test_expanded_it_is_a_checkpoint_that_plain_transformers_loads(
+    tiny_checkpoint: Any, run_stage: Any
+) -> None:
+    import torch
+    import transformers
+
+    made = run_stage("factor.svd", {"model": tiny_checkpoint("gpt2", "bfloat16")}, ratio=0.8)
+    whole = run_stage("expand", {"model": made})
+    assert "ingot" not in json.loads((whole.path / "config.json").read_text())
+    model = transformers.AutoModelForCausalLM.from_pretrained(whole.path, local_files_only=True)
+    assert model.dtype == torch.float32, "products of 16-bit maps are not rounded again"
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(IDS)).logits.numpy()
+    np.testing.assert_allclose(logits, outputs(made.path), rtol=1e-4, atol=1e-4)
+    assert "rank_by_weight" not in whole.facts
+
+
+def test_the_class_of_the_page_loads_the_tensors_as_they_are(tiny_checkpoint: Any, run_stage: Any) -> None:
+    """What docs/factoring.md tells a person to do in torch."""
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    class Factored(torch.nn.Linear):
+        def __init__(self, whole: torch.nn.Linear, rank: int) -> None:
+            super().__init__(rank, whole.out_features, bias=whole.bias is not None)
+            self.first = torch.nn.Linear(whole.in_features, rank, bias=False)
+
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.first(value))
+
+    made = run_stage("factor.svd", {"model": tiny_checkpoint("qwen2")}, ratio=0.8)
+    config = transformers.AutoConfig.from_pretrained(made.path)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for weight, rank in config.ingot["factored"].items():
+        name = weight.removesuffix(".weight")
+        model.set_submodule(name, Factored(model.get_submodule(name), rank))
+    missing = model.load_state_dict(load_file(made.path / "model.safetensors"), strict=False)
+    assert missing.unexpected_keys == []
+    assert set(missing.missing_keys) <= {"lm_head.weight"}, "which is tied to the embedding"
+    with torch.inference_mode():
+        logits = model.eval()(torch.from_numpy(IDS)).logits.numpy()
+    np.testing.assert_allclose(logits, outputs(made.path), rtol=1e-3, atol=1e-3)
