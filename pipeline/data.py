@@ -6,8 +6,8 @@ only measures: a document that is in evaluation and in another is refused, since
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,14 @@ from ..stages.model.text import read_documents
 
 if TYPE_CHECKING:
     from ..artifacts.yaml import Written
+    from ..targets.rules import Setting
 
 EVALUATION = "evaluation"
 BUNDLED = Path(__file__).parent / "demo" / "data"
 BUNDLED_ROLES = ("calibration", EVALUATION)
 BUNDLED_ORIGIN = "bundled text"
+# A step may name a text of its own: `training_text` in place of `data.training`.
+OWN_SUFFIX = "_text"
 
 
 @dataclass(frozen=True)
@@ -131,11 +134,12 @@ def check_length(text: Path, window_tokens: int, where: str) -> None:
         )
 
 
-def check_overlap(data: Data) -> None:
+def check_overlap(data: Data, label: str | None = None) -> None:
     """Raises DataError when a document of the evaluation text is also in another text.
 
-    Documents are equal when their text is, without white space at either end. The bundled texts, which are
-    apart by construction, are not compared with one another.
+    label: what the other text is called in messages, where that is not its role under `data`. Documents are
+    equal when their text is, without white space at either end. The bundled texts, which are apart by
+    construction, are not compared with one another.
     """
     evaluation, evaluation_origin = data.file(EVALUATION) or (None, "")
     if evaluation is None or not data.files:
@@ -150,12 +154,34 @@ def check_overlap(data: Data) -> None:
             for number, document in enumerate(read_documents(other), start=1):
                 twin = held_out.get(_identity(document))
                 if twin is not None:
+                    name = label or f"data.{role}"
                     raise DataError(
-                        f"data.{role}: document {number} of {other.name} is also document {twin} of the "
+                        f"{name}: document {number} of {other.name} is also document {twin} of the "
                         f"evaluation text {evaluation.name}",
                         where=origin,
                         fix="take it out of one of them: measuring on text that was used flatters the result",
                     )
+
+
+def with_texts(settings: Iterable[Setting], data: Data, directory: Path) -> tuple[Setting, ...]:
+    """The settings with the texts found that steps name for themselves, as `training_text: FILE`.
+
+    directory: where relative paths start. Raises DataError as :func:`read_data` and :func:`check_overlap` do.
+    """
+    found = []
+    for setting in settings:
+        name = setting.path[-1]
+        role = name.removesuffix(OWN_SUFFIX)
+        if name != role and role in ROLES and isinstance(setting.value, str) and setting.value:
+            label = ".".join(setting.path)
+            path = _usable(directory / Path(setting.value).expanduser(), label, setting.value, setting.origin)
+            beside = {EVALUATION: files} if (files := data.files.get(EVALUATION)) else {}
+            origins = {**data.origins, role: setting.origin}
+            check_overlap(Data({**beside, role: (path,)}, origins), label)
+            found.append(replace(setting, value=str(path)))
+        else:
+            found.append(setting)
+    return tuple(found)
 
 
 def _numbered(documents: list[str]) -> dict[str, int]:

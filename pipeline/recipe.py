@@ -25,7 +25,7 @@ from ..artifacts.schema import build, param, unknown_name
 from ..artifacts.yaml import Written, read_yaml
 from ..targets.profile import MEASURE_SECTIONS
 from ..targets.rules import Setting
-from .data import Data, check_overlap, read_data
+from .data import Data, check_overlap, read_data, with_texts
 from .layers import PYTHON, Override
 from .locate_model import find_model
 from .matrix import MATRIX, Axis, read_matrix
@@ -145,13 +145,14 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
     matrix = read_matrix(fields.matrix or {}, written, (MATRIX,), nodes)
     merge_base = None if fields.base is None else (fields.base, written.where("base"))
     steps, staged = with_models(steps, staged, matrix, overrides, directory, merge_base)
+    data = read_data(fields.data or {}, written, directory)
+    check_overlap(data)
+    staged = with_texts(staged, data, directory)
     settings = (
         *_with_programs(_with_models(staged, steps, directory), directory),
         *tree_settings(fields.measure or {}, written, ("measure",), MEASURE_SECTIONS),
         *gate_settings(fields.gates or {}, written, ("gates",)),
     )
-    data = read_data(fields.data or {}, written, directory)
-    check_overlap(data)
     return Recipe(
         model=find_model(fields.model, directory, "model", written.where("model")),
         targets=tuple(
@@ -166,7 +167,8 @@ def read_recipe(written: Written, directory: Path, overrides: Sequence[Override]
         seed=fields.seed,
         out=directory / fields.out if fields.out is not None else None,
         overrides=tuple(
-            replace(each, setting=_with_programs([each.setting], Path.cwd())[0]) for each in overrides
+            replace(each, setting=with_texts(_with_programs([each.setting], Path.cwd()), data, Path.cwd())[0])
+            for each in overrides
         ),
         source=written.source,
         origins={name: written.where(name) for name in written.value},

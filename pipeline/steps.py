@@ -6,7 +6,7 @@
         stage: prune.structured
         params: {ffn: 0.25}
         from: load                                   # one node, or {input: node, ...} for several
-      healed: {stage: distill.kd, from: {student: thin, teacher: load}}
+      healed: {stage: distill, from: {model: thin, teacher: load}}
       quantize: {method: rtn, bits: 4}               # quantize and export belong to the targets
 
 `load` is the recipe's model. Nodes may be written in any order; a node without `from` takes the one that is

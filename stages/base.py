@@ -67,6 +67,7 @@ BUILTIN: Mapping[str, str] = {
     "merge.task_arithmetic": "ingot.stages.merge.methods.task_arithmetic",
     "merge.ties": "ingot.stages.merge.methods.ties",
     "load.quantized": "ingot.stages.load.quantized",
+    "distill": "ingot.stages.distill.stage",
     "finetune.full": "ingot.stages.finetune.full",
     "prune.magnitude": "ingot.stages.prune.magnitude",
     "prune.wanda": "ingot.stages.prune.wanda",

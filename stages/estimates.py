@@ -260,6 +260,17 @@ def trained(params: Any, work: Work) -> Estimate:
     )
 
 
+def distilled(params: Any, work: Work) -> Estimate:
+    """The same beside a teacher, which runs forward on every token, once where its predictions are kept."""
+    found = trained(params, work)
+    taught = work.inputs.get("teacher", ("", FLOAT32 * work.parameters))[1]
+    return replace(
+        found,
+        cpu_seconds=found.cpu_seconds * (1.1 if params.top_k else 4 / 3),
+        memory_bytes=found.memory_bytes + 2 * taught,
+    )
+
+
 def foreign(params: Any, work: Work) -> Estimate:
     """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
     seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
@@ -350,6 +361,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "merge.search": merge_search,
     "load.quantized": load_quantized,
     "dequantize": dequantize,
+    "distill": distilled,
     "finetune.full": trained,
     "prune.magnitude": magnitude,
     "prune.wanda": pruned,

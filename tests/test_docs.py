@@ -69,7 +69,7 @@ def test_the_recipe_page_is_what_the_schema_says():
 
 PAGES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("recipe", "quantization", "merging", "adapters", "pruning")),
+    *(f"docs/{name}.md" for name in ("recipe", "quantization", "merging", "adapters", "pruning", "training")),
 )
 # Checkpoints and adapters that the pages name.
 MODELS = ("my-checkpoint", "base", "code", "chat", "ckpt-a", "ckpt-b", "tuned")
@@ -86,7 +86,14 @@ def test_every_recipe_that_is_shown_makes_a_graph(page, tiny_checkpoint, tmp_pat
         (tmp_path / name).symlink_to(tiny_checkpoint("llama"), target_is_directory=True)
     for name in ("data", *ADAPTERS):
         (tmp_path / name).mkdir()
-    for number, name in enumerate(("heldout.txt", "data/heldout.txt", "data/calibration.jsonl")):
+    texts = (
+        "heldout.txt",
+        "data/heldout.txt",
+        "data/calibration.jsonl",
+        "data/train.txt",
+        "data/dialogues.jsonl",
+    )
+    for number, name in enumerate(texts):
         text = SENTENCE.format(number) * 99
         (tmp_path / name).write_text(json.dumps({"text": text}) if name.endswith("l") else text)
     blocks = re.findall(r"```yaml\n(.+?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)

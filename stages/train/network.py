@@ -35,12 +35,14 @@ class Network:
     module: Any
 
     @staticmethod
-    def load(source: Checkpoint, *, dropout: bool = False) -> Network:
-        """Raises IntakeError where transformers does not load it, and InputError where what it loads cannot
-        be written back under the checkpoint's names.
+    def load(source: Checkpoint, *, dropout: bool = False, attention: str | None = None) -> Network:
+        """A checkpoint's network. dropout, attention: see `stages/model/torch_network.py`.
+
+        Raises IntakeError where transformers does not load it, and InputError where what it loads cannot be
+        written back under the checkpoint's names.
         """
         model = source.architecture
-        module = load_module(source.directory, model.task, attention=None, dropout=dropout)
+        module = load_module(source.directory, model.task, attention=attention, dropout=dropout)
         network = Network(source, module)
         found = {name: tuple(value.shape) for name, value in network.tensors().items()}
         for name in source.tensors.names():

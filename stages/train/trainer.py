@@ -94,6 +94,29 @@ def rows_of(step: int, size: int, count: int, seed: int) -> Numbers:
     return np.array([orders[place // count][place % count] for place in places.tolist()], np.int64)
 
 
+def selection_loss(
+    network: torch.nn.Module,
+    objective: Objective,
+    windows: Windows,
+    params: TrainParams,
+    device: torch.device,
+    part: slice = slice(None),
+) -> float:
+    """The mean of an objective's selection loss over the predicted tokens of windows, without gradients.
+
+    part: of the batches, whose losses alone are summed then.
+    """
+    size = max(1, params.batch_size // params.accumulation)
+    starts = range(0, windows.count, size)[part]
+    dtype = choose_dtype(DTYPES[params.precision], device)
+    total = torch.zeros((), dtype=torch.float64)
+    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        for start in starts:
+            which = np.arange(start, min(start + size, windows.count))
+            total += objective.selection(network, windows.batch(which, device)).double().cpu()
+    return float(total) / windows.targets(np.arange(windows.count))
+
+
 class _Both(torch.nn.Module):
     """The network and its objective as one module, so that what both train is synchronised together."""
 
@@ -103,11 +126,9 @@ class _Both(torch.nn.Module):
         self.objective = objective
         self._dtype = dtype
 
-    def forward(self, batch: Batch, *, choosing: bool) -> Loss:
+    def forward(self, batch: Batch) -> Loss:
         kind = batch.ids.device.type
         with torch.autocast(kind, self._dtype, enabled=self._dtype != torch.float32):
-            if choosing:
-                return Loss(self.objective.selection(self.network, batch))
             return self.objective.loss(self.network, batch)
 
 
@@ -197,7 +218,7 @@ class _Trainer:
         return loss, len(rows) * setup.corpus.training.ids.shape[1]
 
     def _backward(self, batch: Batch, counted: int, totals: dict[str, torch.Tensor]) -> None:
-        loss = self._both(batch, choosing=False)
+        loss = self._both(batch)
         # Gradients are averaged over processes, and this is a sum over all of them.
         self._accelerator.backward(loss.total * (self._accelerator.num_processes / counted))
         for name, part in {"": loss.total, **loss.parts}.items():
@@ -225,17 +246,15 @@ class _Trainer:
 
     def _selection_loss(self) -> float:
         """Nats a token of the selection text, by what would be written now."""
-        windows, accelerator = self._setup.corpus.selection, self._accelerator
-        size = max(1, self._params.batch_size // self._params.accumulation)
-        batches = [np.arange(at, min(at + size, windows.count)) for at in range(0, windows.count, size)]
-        total = torch.zeros((), dtype=torch.float64)
+        setup, accelerator = self._setup, self._accelerator
         self._both.eval()
-        with torch.no_grad(), self._weights.as_written():
-            for part in batches[accelerator.process_index :: accelerator.num_processes]:
-                found = self._both(windows.batch(part, self._device), choosing=True)
-                total += found.total.double().cpu()
-        counted = windows.targets(np.arange(windows.count))
-        return float(accelerator.reduce(total.to(self._device), "sum")) / counted
+        with self._weights.as_written():
+            found = selection_loss(
+                setup.network, setup.objective, setup.corpus.selection, self._params, self._device,
+                slice(accelerator.process_index, None, accelerator.num_processes),
+            )  # fmt: skip
+        shared = torch.tensor(found, dtype=torch.float64, device=self._device)
+        return float(accelerator.reduce(shared, "sum"))
 
     def _is_over(self) -> bool:
         """Whether so many measurements in a row were no better that the person's patience is at an end."""

@@ -248,7 +248,7 @@ def test_the_strongest_layer_decides_the_parameter_of_the_node(
         ("stages:\n  share: {method: layers}\n", "not built yet", "ingot.yaml:3", None),
         ("stages:\n  share: {method: layers, every: 2}\n", "not built yet", "ingot.yaml:3", None),
         ("stages:\n  prune: {method: wnda}\n", "there is no 'wnda'", "ingot.yaml:3", None),
-        ("stages:\n  distill: {teacher: load}\n", "names no method", None, None),
+        ("stages:\n  prune: {sparsity: 0.5}\n", "names no method", None, None),
         ("measure: {cost: {repeat: 4}}\n", "cost@cpu.repeat", "ingot.yaml:2", "did you mean repeats?"),
         ("measure: {reference: {evaluation: x.txt}}\n", "texts are named under data", "ingot.yaml:2", None),
         ("gates: {perplexty: {max: 2}}\n", "gates.perplexty", "ingot.yaml:2", "did you mean perplexity?"),

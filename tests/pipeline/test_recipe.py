@@ -254,3 +254,34 @@ def test_the_texts_of_a_role_are_found_whether_a_stage_takes_one_or_several() ->
     found = Params("e.txt", ("a.txt", "b.txt"))
     assert texts_of(found, "evaluation") == (Path("e.txt"),)
     assert texts_of(found, "selection") == (Path("a.txt"), Path("b.txt"))
+
+
+def test_a_step_may_name_a_training_text_of_its_own(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "train.txt").write_text("some words to learn")
+    found = load("model: ckpt\nstages:\n  finetune: {method: full, training_text: texts/train.txt}\n")
+    values = {setting.path: setting.value for setting in found.settings}
+    assert values["finetune", "training_text"] == str(tmp_path / "texts" / "train.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, r"^finetune.training_text: there is no file 'none.txt'"),
+        ("empty.txt", "", r"^finetune.training_text: 'empty.txt' is empty"),
+        (
+            "both.txt",
+            "held out",
+            r"^finetune.training_text: document 1 of both.txt is also document 1 of the evalu",
+        ),
+    ],
+)
+def test_a_step_s_own_text_is_checked_like_those_under_data(
+    load: Load, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    (tmp_path / "held.txt").write_text("held out")
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    stages = f"data: {{evaluation: held.txt}}\nstages:\n  finetune: {{method: full, training_text: {name}}}\n"
+    with pytest.raises(DataError, match=message):
+        load(f"model: ckpt\n{stages}")

@@ -1,0 +1,230 @@
+"""`distill`: a student, the model that comes in, learns from a teacher, another node of the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import InputError, RecipeError
+from ...artifacts.schema import param
+from ..base import Context, Expansion, Result, Source, stage
+from ..train.params import TOOLS, TrainParams, requirements
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ..model.checkpoint import Checkpoint
+    from ..train.network import Network
+    from ..train.text import Corpus
+    from .objective import Distillation, Terms
+
+TEACHER = "teacher"
+DIVERGENCES = ("forward", "reverse", "js")
+TASKS = ("causal-lm", "encoder")
+
+
+@dataclass(frozen=True)
+class DistillParams(TrainParams):
+    """Parameters of `distill`."""
+
+    teacher: str | None = param(
+        None, doc="who teaches: a node of the recipe, such as load, a directory, or org/name@revision"
+    )
+    divergence: str = param(
+        "forward",
+        choices=DIVERGENCES,
+        doc="between predictions: forward KL, which covers all that the teacher does; reverse, "
+        "which keeps to what it does most; or js, between the two",
+    )
+    temperature: float = param(
+        1.0,
+        minimum=0.05,
+        doc="logits are divided by it; above 1 unlikely tokens count more, which much training gains from",
+    )
+    alpha: float = param(
+        1.0,
+        minimum=0.0,
+        maximum=1.0,
+        doc="share of the teacher in the loss, the rest is the text's own next tokens; all of it, since a "
+        "short text teaches less than its teacher",
+    )
+    top_k: int = param(
+        0,
+        minimum=0,
+        doc="likeliest tokens of the teacher that are kept on disk, and the mass of others, so that it "
+        "runs once over a text that is seen several times; 0 takes whole distributions, computed every time",
+    )
+    hidden: float | None = param(
+        None,
+        minimum=0.0,
+        doc="weight of the error of hidden states, relative to their mean square; 0 for models that predict "
+        "tokens, 1 for encoders",
+    )
+    attention: float = param(
+        0.0, minimum=0.0, doc="weight of the error of attention maps; 0, since they cost a slower attention"
+    )
+    layer_map: tuple[int, ...] | None = param(
+        None,
+        doc="for each of the student's layers the teacher's that it is like, where hidden or attention "
+        "count; evenly spread by default, last to last",
+    )
+
+    def __post_init__(self) -> None:
+        """Raises RecipeError for values that do not go together."""
+        super().__post_init__()
+        if self.layer_map is not None and not (self.hidden or self.attention):
+            raise RecipeError("layer_map has no effect", fix="give hidden or attention a weight")
+        if self.top_k and (self.hidden or self.attention):
+            what = "top_k keeps predictions, and hidden states and attention need the teacher at every step"
+            raise RecipeError(what, fix="leave top_k out")
+
+
+def expand(values: Mapping[str, object], _directory: Path, _node: str) -> Expansion:
+    """The parameters with the input's name in place of the teacher."""
+    teacher = values.get(TEACHER)
+    if teacher is None:
+        return Expansion(values, {})  # it is then named under from:
+    if not isinstance(teacher, str) or not teacher:
+        raise RecipeError(f"{TEACHER}: {teacher!r} is not the name of a model")
+    return Expansion({**values, TEACHER: TEACHER}, {TEACHER: Source(teacher, origin=TEACHER)})
+
+
+def preflight(params: DistillParams, directories: Mapping[str, Path]) -> None:
+    """Raises InputError for a pair that cannot be teacher and student."""
+    from ..model.checkpoint import Checkpoint
+
+    check_pair(Checkpoint.open(directories["model"]), Checkpoint.open(directories[TEACHER]), params)
+
+
+@stage(
+    "distill",
+    params=DistillParams,
+    inputs={"model": ("checkpoint",), TEACHER: ("checkpoint",)},
+    output="checkpoint",
+    version=1,
+    determinism="seeded",
+    tools=TOOLS,
+    summary="Train a student on a teacher's predictions and features; never worse by the selection text",
+    requires=requirements,
+    expand=expand,
+    preflight=preflight,
+)
+def run(context: Context[DistillParams]) -> Result:
+    """Trains the checkpoint `model` against `teacher` and writes it in its own dtypes.
+
+    Raises InputError as :func:`check_pair` does, DataError for a text that cannot be used, and StageError
+    where the loss diverges.
+    """
+    from ..model.checkpoint import Checkpoint
+    from ..train.checkpoint import train_checkpoint
+    from ..train.network import Network
+    from ..train.text import read_corpus
+
+    student = Checkpoint.open(context.inputs["model"].path)
+    teacher = Checkpoint.open(context.inputs[TEACHER].path)
+    params = context.params
+    check_pair(student, teacher, params)
+    corpus = read_corpus(student, params, context.note)
+    network = Network.load(student, dropout=params.dropout, attention=_attention(params))
+    objective, taught = _objective(context, network, teacher, corpus)
+    return train_checkpoint(
+        context, network, objective, corpus, {"trained_by": "distill"}, {"reference_loss": taught}
+    )
+
+
+def check_pair(student: Checkpoint, teacher: Checkpoint, params: DistillParams) -> None:
+    """Raises InputError for networks of different tasks or of one that neither predicts the next token nor
+    encodes, and for different vocabularies; RecipeError for a layer map that does not fit.
+    """
+    from .features import layer_map
+
+    ours, theirs = student.architecture, teacher.architecture
+    for model in (ours, theirs):
+        if model.task not in TASKS:
+            raise InputError(
+                f"{model.model_type} is of the task {model.task}", fix=f"distill takes {' and '.join(TASKS)}"
+            )
+    if ours.task != theirs.task:
+        what = f"the student is of the task {ours.task}, the teacher of {theirs.task}"
+        raise InputError(what, fix="distill models of one task")
+    check_vocabularies(student, teacher)
+    if ours.task == "encoder" and (params.alpha < 1 or params.top_k or params.hidden == 0):
+        raise InputError(
+            f"{ours.model_type} is an encoder and predicts no tokens",
+            fix="it learns hidden states, and attention where asked for: leave alpha and top_k out",
+        )
+    layer_map(params.layer_map, len(ours.layers), len(theirs.layers))
+
+
+def check_vocabularies(student: Checkpoint, teacher: Checkpoint) -> None:
+    """Raises InputError where two models do not have the same tokens under the same ids."""
+    from ..model.checkpoint import TOKENIZER_FILE, read_object
+    from ..model.tokenizer import token_ids
+
+    sizes = [each.architecture.vocabulary for each in (student, teacher)]
+    found = []
+    for each in (student, teacher):
+        path = each.directory / TOKENIZER_FILE
+        found.append(dict(token_ids(read_object(path), str(path))))
+    odd = next((n for n in sorted({*found[0], *found[1]}) if found[0].get(n) != found[1].get(n)), None)
+    if sizes[0] == sizes[1] and odd is None:
+        return
+    what = (
+        f"the teacher has {sizes[1]:,} tokens, the student {sizes[0]:,}"
+        if sizes[0] != sizes[1]
+        else f"token {odd} is the teacher's {_shown(found[1], odd)} and the student's {_shown(found[0], odd)}"
+    )
+    raise InputError(
+        f"teacher and student have different vocabularies: {what}",
+        where=str(teacher.directory),
+        fix="predictions are compared token by token: take a teacher with the student's tokenizer",
+    )
+
+
+def _shown(tokens: Mapping[int, str], number: int | None) -> str:
+    return repr(tokens[number]) if number is not None and number in tokens else "none"
+
+
+def _objective(
+    context: Context[DistillParams], network: Network, teacher: Checkpoint, corpus: Corpus
+) -> tuple[Distillation, float | None]:
+    """The loss, and the teacher's own on the selection text, where it predicts tokens."""
+    from ..model.calibration.calibrate import choose_device
+    from ..model.torch_network import load_module
+    from ..train.objective import NextToken
+    from ..train.trainer import selection_loss
+    from .cache import Cache
+    from .features import layer_map
+    from .objective import Distillation
+
+    params, model, other = context.params, network.source.architecture, teacher.architecture
+    terms = _terms(params, model.task)
+    device = choose_device(params.device)
+    module = load_module(teacher.directory, other.task, attention=_attention(params), dropout=False).to(
+        device
+    )
+    mapped = layer_map(params.layer_map, len(model.layers), len(other.layers))
+    cache = Cache(context.job / TEACHER, corpus.training, params.top_k) if params.top_k else None
+    objective = Distillation(
+        terms, module, tuple(enumerate(mapped)), (model.hidden, other.hidden), cache, params.top_k
+    )
+    taught = None
+    if terms.predictions:
+        taught = selection_loss(module, NextToken(), corpus.selection, params, device)
+    return objective, taught
+
+
+def _terms(params: DistillParams, task: str) -> Terms:
+    from .objective import Terms
+
+    is_encoder = task == "encoder"
+    hidden = params.hidden if params.hidden is not None else float(is_encoder)
+    return Terms(
+        params.divergence, params.temperature, params.alpha, hidden, params.attention, not is_encoder
+    )
+
+
+def _attention(params: DistillParams) -> str | None:
+    """The implementation of attention; only the plain one shows its maps."""
+    return "eager" if params.attention else None
