@@ -93,8 +93,14 @@ def _preflight(params: SearchParams, directories: Mapping[str, Path]) -> None:
     from .build import check_merge
 
     method = get(params.algorithm)
-    recipe = read_short(_of_merge(vars(params)), method, Given(), None)
-    check_merge(recipe, method, directories, params.titles or {})
+    space = _space(params, read_short(_of_merge(vars(params)), method, Given(), None), method)
+    # One of the merges that are tried stands for all: they differ in numbers within the same ranges.
+    check_merge(space.at(next(iter(space.anchors()))), method, directories, params.titles or {})
+
+
+def _space(params: SearchParams, recipe: Recipe, method: Method) -> Space:
+    pairs = params.ranges or {WEIGHT: WEIGHTS}
+    return Space.of(recipe, method, {name: (low, high) for name, (low, high) in pairs.items()}, params.knots)
 
 
 def _of_merge(values: Mapping[str, object]) -> dict[str, object]:
@@ -128,8 +134,7 @@ def run(context: Context[SearchParams]) -> Result:
     params = context.params
     method = get(params.algorithm)
     recipe = read_short(_of_merge(vars(params)), method, Given(), None)
-    pairs = params.ranges or {WEIGHT: WEIGHTS}
-    space = Space.of(recipe, method, {name: (low, high) for name, (low, high) in pairs.items()}, params.knots)
+    space = _space(params, recipe, method)
     titles = params.titles or {}
     with Workers(context.threads) as workers:
         bench = _Bench(context, recipe, method, titles, workers)
