@@ -285,11 +285,21 @@ KERNEL void ingot_added(const source *from, const mask *keep, const float *facto
     }
 }
 
+/* A value, its sign turned unless `like` is 0 or above. */
+INLINE float flipped(float value, float like)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    bits ^= like >= 0.0f ? 0 : 0x80000000u;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
 /* The same of those differences only that have the sign of their sum, divided by their weights if asked. */
 KERNEL void ingot_voted(const source *from, const mask *keep, const float *factors, const float *weights,
                         int64_t inputs, int64_t normalize, float scale, void *out, int64_t dtype, int64_t count)
 {
-    float base[TILE], total[TILE], mixed[TILE], agrees[TILE], divisor[TILE], deltas[MOST_INPUTS][TILE];
+    float base[TILE], total[TILE], mixed[TILE], divisor[TILE], deltas[MOST_INPUTS][TILE];
     for (int64_t start = 0; start < count; start += TILE) {
         int64_t size = least(TILE, count - start);
         load(base, from[0], start, size);
@@ -307,18 +317,20 @@ KERNEL void ingot_voted(const source *from, const mask *keep, const float *facto
             }
         }
         memset(mixed, 0, sizeof mixed);
-        memset(divisor, 0, sizeof divisor);
+        if (normalize)
+            memset(divisor, 0, sizeof divisor);
         for (int64_t j = 0; j < inputs; j++) {
             const float *restrict delta = deltas[j];
             const float weight = weights[j];
-            for (int64_t i = 0; i < size; i++) {
-                int positive = total[i] >= 0.0f;
-                agrees[i] = (float)((positive & (delta[i] > 0.0f)) | (!positive & (delta[i] < 0.0f)));
-                mixed[i] += delta[i] * agrees[i];
-            }
             if (normalize)
+                for (int64_t i = 0; i < size; i++) {
+                    float agrees = flipped(delta[i], total[i]) > 0.0f ? 1.0f : 0.0f;
+                    mixed[i] += delta[i] * agrees;
+                    divisor[i] += agrees * weight;
+                }
+            else
                 for (int64_t i = 0; i < size; i++)
-                    divisor[i] += agrees[i] * weight;
+                    mixed[i] += delta[i] * (flipped(delta[i], total[i]) > 0.0f ? 1.0f : 0.0f);
         }
         if (normalize)
             for (int64_t i = 0; i < size; i++)
