@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from ...artifacts.errors import InputError
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
 from ..model.dtypes import NAMES
-from .layout import Layout, layout_of
+from ..model.layout import Layout, layout_of
 
 QUANTIZATION = "quantization_config"
 CODES_FILE = "quantization.json"

@@ -21,7 +21,7 @@ from .settings import first_of
 from .task import Input, Operand, TensorTask
 
 if TYPE_CHECKING:
-    from .layout import Stack
+    from ..model.layout import Stack
     from .method import Method, Parameter
     from .recipe import Module, Recipe, Settings, Slice
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ...artifacts.tensors import TensorSource
-    from .layout import Layout
+    from ..model.layout import Layout
     from .task import Operand, TensorTask
 
     Floats = npt.NDArray[np.float32]

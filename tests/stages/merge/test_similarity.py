@@ -9,10 +9,10 @@ import pytest
 import torch
 from ingot.artifacts.tensors import TensorShape, TensorSource
 from ingot.stages.merge import similarity as module
-from ingot.stages.merge.layout import layout_of
 from ingot.stages.merge.operands import StoredOperand
 from ingot.stages.merge.similarity import similarity
 from ingot.stages.merge.task import Input, TensorTask
+from ingot.stages.model.layout import layout_of
 
 from .conftest import write
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..model.families import Architecture
+    from .families import Architecture
 
 DEFAULT = "default"
 _LAYER = re.compile(r"(.*?(?:^|\.))(\d+)\.(.+)")
