@@ -15,8 +15,8 @@ from ..artifacts.errors import IntakeError, RecipeError
 from ..stages import base
 from ..stages.load.hub import resolve
 from ..stages.load.intake import SourceFacts, inspect_source
-from ..stages.load.weights import network_tensors
 from ..stages.model.checkpoint import Checkpoint
+from ..stages.model.weights import network_tensors
 from ..targets import profile as profiles
 from .assemble import build_graph
 from .outside import note

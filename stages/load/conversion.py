@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import StageError, from_json
 from ...artifacts.tensor_header import DTYPE_BITS
 from ..model.checkpoint import WEIGHTS_FILE
+from ..model.weights import network_tensors
 from .pickled import open_pickled, pickled_files
 from .unpickle import Request
-from .weights import network_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Collection

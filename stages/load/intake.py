@@ -15,9 +15,9 @@ from ..model.checkpoint import CONFIG_FILE, PICKLED, SAFETENSORS, Checkpoint
 from ..model.dtypes import main_dtype
 from ..model.families.compact import Compact
 from ..model.tokenizer import check_tokenizer
+from ..model.weights import check_weights, network_tensors
 from .files import source_files, weight_layout
 from .origin import describe_source
-from .weights import check_weights, network_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

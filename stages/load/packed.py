@@ -19,10 +19,10 @@ from ..model.families import Architecture, architecture
 from ..model.packed import Reader, open_reader
 from ..model.quantized import WeightSpec
 from ..model.tokenizer import check_tokenizer
+from ..model.weights import check_tensors, expected_tensors
 from .files import source_files
 from .intake import QUANTIZATION, SourceFacts, check_config, class_name, weight_bytes
 from .origin import describe_source
-from .weights import check_tensors, expected_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,12 +12,12 @@ from ..model.checkpoint import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Checkp
 from ..model.quantized import RECORD_FILE, WeightSpec, record_json, weights_by_width
 from ..model.templates import check_templates
 from ..model.tokenizer import check_readable
+from ..model.weights import expected_tensors
 from .files import source_files
 from .hub import resolve
 from .intake import QUANTIZATION
 from .packed import WEIGHT, Packed, inspect_packed, located, open_packed
 from .stage import TIED_HEAD
-from .weights import expected_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

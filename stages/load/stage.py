@@ -11,10 +11,10 @@ from ..base import Context, Result, stage
 from ..model.checkpoint import PICKLED, TOKENIZER_FILE, Checkpoint
 from ..model.templates import check_templates
 from ..model.tokenizer import check_readable
+from ..model.weights import network_tensors
 from .files import source_files, weight_layout
 from .hub import resolve
 from .intake import inspect_source
-from .weights import network_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

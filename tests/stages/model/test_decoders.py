@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ingot.artifacts.errors import IntakeError
-from ingot.stages.load.weights import expected_tensors
 from ingot.stages.model.checkpoint import Checkpoint
 from ingot.stages.model.families import Architecture, Mixture, architecture
+from ingot.stages.model.weights import expected_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

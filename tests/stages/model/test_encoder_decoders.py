@@ -60,8 +60,8 @@ def test_linears_are_the_linear_modules_of_transformers(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_tensor_has_a_part_to_play_or_is_named_as_unused(name: str, tmp_path: Path) -> None:
-    from ingot.stages.load.weights import check_tensors, expected_tensors
     from ingot.stages.model.checkpoint import Checkpoint
+    from ingot.stages.model.weights import check_tensors, expected_tensors
 
     ours, _ = built(name, tmp_path)
     tensors = Checkpoint.open(tmp_path).tensors

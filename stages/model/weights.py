@@ -6,14 +6,14 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import IntakeError
-from ..model.dtypes import NAMES
+from .dtypes import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ...artifacts.tensors import TensorSource
-    from ..model.checkpoint import Checkpoint
-    from ..model.families import Architecture, Linear, Norm
+    from .checkpoint import Checkpoint
+    from .families import Architecture, Linear, Norm
 
     Shape = tuple[int | None, ...]
 
