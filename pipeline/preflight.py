@@ -38,7 +38,13 @@ def check_inputs(node: Node, graph: Graph, made: Mapping[str, Artifact | None]) 
     except IntakeError:
         return  # what loading says of a checkpoint says more
     except InputError as error:
-        raise type(error)(f"{node.name}: {error.what}", where=error.where, fix=error.fix) from error
+        what = error.what if error.what.startswith(f"{node.name}.") else f"{node.name}: {error.what}"
+        raise type(error)(what, where=error.where or _place(node, error.what), fix=error.fix) from error
+
+
+def _place(node: Node, what: str) -> str | None:
+    """Where a parameter that a message names was written."""
+    return next((place for name, place in node.origins.items() if f".{name}" in what), None)
 
 
 def _directory(node: Node) -> Path | None:

@@ -75,6 +75,8 @@ BUILTIN: Mapping[str, str] = {
     "factor.svd": "ingot.stages.factor.svd",
     "factor.svd_llm": "ingot.stages.factor.svd_llm",
     "expand": "ingot.stages.expand",
+    "prune.structured": "ingot.stages.prune.structured",
+    "prune.layers": "ingot.stages.prune.layers",
     "quantize.rtn": "ingot.stages.quantize.rtn",
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
     "quantize.gptq": "ingot.stages.quantize.gptq",

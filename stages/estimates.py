@@ -127,6 +127,21 @@ def _singular_seconds(work: Work) -> float:
     return 6e-10 * work.parameters * width
 
 
+def structured(params: Any, work: Work) -> Estimate:
+    """`prune.structured`: the text through the network as often as it is looked at, and what is left."""
+    looks = 0 if params.calibration is None else (params.scoring == "activation") + 2 * params.refit
+    seconds = 5e-11 * looks * work.parameters * params.samples * params.window
+    once = pruned(params, work)
+    return replace(once, cpu_seconds=TORCH_SECONDS + seconds + 5e-9 * work.parameters)
+
+
+def dropped(params: Any, work: Work) -> Estimate:
+    """`prune.layers`: the text through the network once, where influence is measured."""
+    tokens = 0 if params.calibration is None else params.samples * params.window
+    once = pruned(params, work)
+    return replace(once, cpu_seconds=TORCH_SECONDS + 5e-11 * work.parameters * tokens)
+
+
 def grids(params: Any, work: Work) -> Estimate:
     """`quantize.static`: the text through the network once, with histograms of every input and products of a
     sample; `quantize.smoothquant` takes a plain pass before, or alone.
@@ -368,6 +383,8 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "prune.sparsegpt": pruned,
     "factor.svd": factor,
     "factor.svd_llm": factor_aware,
+    "prune.structured": structured,
+    "prune.layers": dropped,
     "quantize.rtn": rounding,
     "quantize.dynamic": rounding,
     "quantize.gptq": calibrated,

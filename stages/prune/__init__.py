@@ -1,1 +1,1 @@
-"""Pruning: weights that matter least become zeros."""
+"""Pruning: weights that matter least become zeros; channels and layers that do go for good."""

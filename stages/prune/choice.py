@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError, nearest
 from ...artifacts.schema import param
+from ..model.checkpoint import Checkpoint
 from ..model.sparsity import GROUPS, Target, require_divided, target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..model.families import Architecture
 
 OVERRIDABLE = ("sparsity", "pattern")
@@ -56,6 +59,11 @@ class PruneParams:
     def target(self) -> Target:
         """What is asked for where no override says otherwise."""
         return target("prune", self.sparsity, self.pattern)
+
+
+def preflight(params: PruneParams, directories: Mapping[str, Path]) -> None:
+    """Raises what :func:`choose` does of a model of which headers alone are known."""
+    choose(Checkpoint.open(directories["model"]).architecture, params)
 
 
 def choose(model: Architecture, params: PruneParams) -> dict[str, Target]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
-from .choice import PruneParams
+from .choice import PruneParams, preflight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,6 +56,7 @@ class MagnitudeParams(PruneParams):
     tools=("numpy", "torch"),
     summary="Set the smallest entries of linear weights to zero; no data needed",
     takes_compact=True,
+    preflight=preflight,
 )
 def run(context: Context[MagnitudeParams]) -> Result:
     """Prunes the checkpoint `model`, one weight in memory at a time.

@@ -8,6 +8,7 @@ from ...artifacts.schema import param
 from ..base import Context, Result, stage
 from ..model.sparsity import REFIT_STEPS
 from .calibrated import CalibratedPruneParams
+from .choice import preflight
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class SparseGptParams(CalibratedPruneParams):
     tools=("numpy", "tokenizers", "torch"),
     summary="SparseGPT: entries go column by column, each paid by those that stay; needs a calibration text",
     takes_compact=True,
+    preflight=preflight,
 )
 def run(context: Context[SparseGptParams]) -> Result:
     """Prunes the checkpoint `model` (arXiv:2301.00774), later layers by what pruned ones before them give."""

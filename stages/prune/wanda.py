@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..base import Context, Result, stage
 from .calibrated import CalibratedPruneParams
+from .choice import preflight
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class WandaParams(CalibratedPruneParams):
     tools=("numpy", "tokenizers", "torch"),
     summary="Wanda: the least of |weight| · norm of its input go, row by row; needs a calibration text",
     takes_compact=True,
+    preflight=preflight,
 )
 def run(context: Context[WandaParams]) -> Result:
     """Prunes the checkpoint `model` (arXiv:2306.11695), later layers by what pruned ones before them give."""

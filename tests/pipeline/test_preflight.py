@@ -86,3 +86,24 @@ def test_what_is_not_made_yet_is_not_checked(tiny_checkpoint: Any, tmp_path: Pat
     )
     plan = ingot.plan(path, store=tmp_path / "store")
     assert plan.decisions["merge"].state is State.PENDING
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{method: structured, heads: 1}", "prune.heads: 1 query heads are not whole groups, 2 of which"),
+        ("{method: structured, heads: 4}", "prune.heads: 4 leaves none of 2 groups"),
+        ("{method: layers, indices: [7]}", "prune.indices: there is no layer 7 in a model of 2 layers"),
+        ('{method: wanda, ignore: ["*.nope"]}', "prune.ignore: '*.nope' matches no weight"),
+        ("{method: magnitude, only: ['*.nope']}", "prune.only: '*.nope' matches no weight"),
+    ],
+)
+def test_pruning_that_does_not_fit_its_model_is_refused_at_its_line(
+    line: str, message: str, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "ingot.yaml"
+    path.write_text(f"model: {tiny_checkpoint('llama')}\nstages:\n  prune: {line}\ntargets: [cpu]\n")
+    with pytest.raises(InputError) as caught:
+        ingot.plan(path, store=tmp_path / "store")
+    assert str(caught.value).startswith(message)
+    assert caught.value.where == f"{path}:3"

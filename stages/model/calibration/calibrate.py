@@ -27,11 +27,11 @@ BFLOAT16_ISA = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @dataclass(frozen=True)
-class TextParams:
-    """Parameters of every method that looks at a calibration text."""
+class OptionalTextParams:
+    """Parameters of every method that looks at a calibration text where there is one."""
 
-    calibration: str = param(
-        is_file=True, doc="text that statistics are taken of; the evaluation text never is"
+    calibration: str | None = param(
+        None, is_file=True, doc="text that statistics are taken of; the evaluation text never is"
     )
     samples: int = param(
         128, minimum=1, doc="windows of it, spread evenly; 128 are what the papers take, more gain little"
@@ -42,8 +42,17 @@ class TextParams:
 
 
 @dataclass(frozen=True)
-class CalibratedParams(TextParams):
-    """Parameters of every method that takes the text through the network by itself."""
+class TextParams(OptionalTextParams):
+    """Parameters of every method that looks at a calibration text."""
+
+    calibration: str = param(
+        is_file=True, doc="text that statistics are taken of; the evaluation text never is"
+    )
+
+
+@dataclass(frozen=True)
+class ComputeParams:
+    """Parameters of how a text is taken through the network."""
 
     compute_dtype: str = param(
         "auto",
@@ -60,6 +69,11 @@ class CalibratedParams(TextParams):
         in_key=False,
         doc="megabytes of activations held in memory; those past it lie in files of the job's directory",
     )
+
+
+@dataclass(frozen=True)
+class CalibratedParams(ComputeParams, TextParams):
+    """Parameters of every method that takes the text through the network by itself."""
 
 
 def calibrate(context: Context[Any], source: Checkpoint, visitor: Visitor, part: str = "") -> Journal:
@@ -106,7 +120,7 @@ def calibration_text(context: Context[Any], source: Checkpoint) -> Samples:
     return take(text, source.directory, source.architecture, params.window, params.samples)
 
 
-def shelf_of(params: CalibratedParams, directory: Path) -> Shelf:
+def shelf_of(params: ComputeParams, directory: Path) -> Shelf:
     """What holds activations, within the parameters' budget; it spills into ``directory``."""
     from .shelf import Shelf
 

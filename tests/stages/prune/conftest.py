@@ -96,3 +96,26 @@ def prune(store: Any, tiny_checkpoint: Any, tmp_path: Path, calibration: Path) -
         return Pruned(artifact, dict(result.observed), tuple(notes), directory)
 
     return run
+
+
+@pytest.fixture
+def make_tiny(tmp_path: Path, tiny_checkpoint: Any) -> Callable[..., Path]:
+    """``(family, **config) -> directory``: a tiny checkpoint whose config differs in some values."""
+
+    def make(family: str, **changes: object) -> Path:
+        import shutil
+
+        import transformers
+
+        from tests.conftest import FAMILIES, randomize
+
+        model_name, config_name, values = FAMILIES[family]
+        directory = tmp_path / f"changed-{family}"
+        shutil.copytree(tiny_checkpoint(family), directory)
+        config = getattr(transformers, config_name)(**{**values, **changes})
+        model = getattr(transformers, model_name)(config)
+        randomize(model, seed=1)
+        model.save_pretrained(directory)
+        return directory
+
+    return make

@@ -1,0 +1,206 @@
+"""`prune.structured`: channels, heads and layers go, and what stays is an ordinary smaller network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...artifacts.errors import RecipeError
+from ...artifacts.schema import param
+from ..base import Context, Result, stage
+from ..model.calibration.calibrate import ComputeParams, OptionalTextParams
+from ..model.channels import Group, groups, is_multi_query
+from ..model.checkpoint import Checkpoint
+from .amounts import check_amount, left
+from .depth import require_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ..model.channels import Kind
+    from ..model.families import Architecture
+
+SCORINGS = ("activation", "weight", "random")
+AMOUNTS = ("ffn", "heads", "layers")
+
+
+@dataclass(frozen=True)
+class StructuredParams(ComputeParams, OptionalTextParams):
+    """Parameters of `prune.structured`."""
+
+    ffn: int | float | None = param(
+        None,
+        doc="share of the features within each feed-forward that goes, or how many of them; no default, as "
+        "it depends on what the device saves",
+    )
+    heads: int | float | None = param(
+        None,
+        doc="share of the attention heads that goes, or how many query heads: whole groups that share a head "
+        "of keys and values",
+    )
+    layers: int | float | None = param(
+        None, doc="share of the layers that goes before all else, or how many: those of the least influence"
+    )
+    multiple_of: int = param(
+        8,
+        minimum=1,
+        doc="what a width that a share leaves is rounded to; kernels waste the rest of a vector of 8",
+    )
+    scoring: str = param(
+        "activation",
+        choices=SCORINGS,
+        doc="what tells how much a channel matters: what it adds to the output on the calibration text, the "
+        "norm of its weights, or chance, as a control; of layers it is their influence, save by chance",
+    )
+    refit: bool = param(
+        True,
+        doc="where there is a calibration text, fit what takes channels up to what it gave before; that "
+        "costs one more pass and gives back much of what was lost",
+    )
+    damp_percent: float = param(
+        0.01,
+        minimum=0.0,
+        maximum=1.0,
+        doc="what holds refitted weights near their own: the share of its mean that is added to the diagonal "
+        "of the products of inputs; a hundredth, as in methods that round",
+    )
+
+    def __post_init__(self) -> None:
+        """Raises RecipeError for amounts out of range, and where nothing would go."""
+        for name in AMOUNTS:
+            check_amount(f"prune.{name}", getattr(self, name))
+        if all(getattr(self, name) is None for name in AMOUNTS):
+            fix = f"give a share of at least one of {', '.join(AMOUNTS)}"
+            raise RecipeError("prune: nothing would go", fix=fix)
+        needs = self.scoring == "activation" or (self.layers is not None and self.scoring != "random")
+        if needs and self.calibration is None:
+            what = f"prune.scoring: {self.scoring} is measured on a calibration text, and there is none"
+            raise RecipeError(what, fix="name one under data:, or write scoring: weight")
+
+
+def preflight(params: StructuredParams, directories: Mapping[str, Path]) -> None:
+    """Raises what :func:`check` does of a model of which headers alone are known."""
+    check(params, Checkpoint.open(directories["model"]))
+
+
+def check(params: StructuredParams, source: Checkpoint) -> None:
+    """Raises RecipeError for what cannot go from this model, or cannot be said in its config."""
+    from .cutting import resized
+
+    model = source.architecture
+    if params.layers is not None:
+        require_stack("prune.layers", model)
+        left("prune.layers", params.layers, len(model.layers), "layers")
+    resized(source, list(amounts(params, model)))
+
+
+def amounts(params: StructuredParams, model: Architecture) -> Iterator[tuple[Group, int]]:
+    """Every group that loses channels, and how many of them stay.
+
+    Raises RecipeError for kinds that the model has none of, and amounts that leave none.
+    """
+    kinds: tuple[Kind, ...] = ("heads", "ffn")
+    for kind in kinds:
+        amount = getattr(params, kind)
+        for group in groups(model, kind) if amount is not None else ():
+            yield group, _left(params, model, group, amount)
+
+
+def _left(params: StructuredParams, model: Architecture, group: Group, amount: float) -> int:
+    label = f"prune.{group.kind}"
+    if group.kind == "ffn":
+        return left(label, amount, group.count, f"features in {group.label}", params.multiple_of)
+    per = 1 if is_multi_query(model) else model.heads // model.kv_heads
+    if isinstance(amount, int) and amount % per:
+        raise RecipeError(
+            f"{label}: {amount} query heads are not whole groups, {per} of which share a head of keys and "
+            "values",
+            fix=f"take a multiple of {per}",
+        )
+    unit = f"groups of {per} heads" if per > 1 else "heads"
+    return left(label, amount, group.count, f"{unit} in {group.label}", each=per)
+
+
+@stage(
+    "prune.structured",
+    params=StructuredParams,
+    inputs={"model": ("checkpoint",)},
+    output="checkpoint",
+    version=1,
+    determinism="seeded",
+    tools=("numpy", "tokenizers", "torch"),
+    summary="Take features, heads and layers away for good: a smaller checkpoint that loads everywhere",
+    preflight=preflight,
+)
+def run(context: Context[StructuredParams]) -> Result:
+    """Writes the checkpoint `model` without the channels and layers that matter least.
+
+    Raises RecipeError for what cannot go from this model, DataError for a calibration text that cannot be
+    used, StageError for activations that are not finite.
+    """
+    from .cutting import narrowed
+    from .importance import importance, most_important
+    from .smaller import write
+
+    params, source = context.params, Checkpoint.open(context.inputs["model"].path)
+    check(params, source)
+    now, facts, observed = source, dict[str, object](), dict[str, object]()
+    if params.layers is not None:
+        now, facts, observed = _shallower(context, source)
+    counts = list(amounts(params, now.architecture))
+    if counts:
+        scores = importance(context, now, [group for group, _ in counts])
+        chosen = [(group, most_important(scores[group.label], count)) for group, count in counts]
+        changed, evidence = _refitted(context, now, chosen)
+        observed["tensors"] = evidence
+        now = narrowed(now, chosen, changed)
+    facts |= {
+        "pruned_by": "structured",
+        "scoring": params.scoring,
+        "widths": [
+            {"kind": group.kind, "where": group.label, "before": group.count, "after": count}
+            for group, count in counts
+        ],
+    }
+    return write(context, now, facts, observed)
+
+
+def _shallower(context: Context[StructuredParams], source: Checkpoint) -> Any:
+    """The checkpoint without layers, and what is said of that as facts and as observed."""
+    import numpy as np
+
+    from .cutting import without_layers
+    from .depth import influence_of, least_influential, told
+
+    params, total = context.params, len(source.architecture.layers)
+    influence = influence_of(context, source) if params.calibration else []
+    chance = np.random.Generator(np.random.PCG64(context.seed)).random(total).tolist()
+    going = total - left("prune.layers", params.layers or 0, total, "layers")
+    gone = least_influential(chance if params.scoring == "random" else influence, going)
+    made = without_layers(source, [layer for layer in range(total) if layer not in gone])
+    return made, {"layers_dropped": gone, "layers_before": total}, told(influence, gone)
+
+
+def _refitted(context: Context[StructuredParams], source: Checkpoint, chosen: Any) -> Any:
+    """The maps that take chosen channels up, fitted to what they gave, and what was observed of each."""
+    import numpy as np
+
+    from ..model.calibration.calibrate import calibrate
+    from ..model.calibration.fallbacks import describe_fallbacks
+    from .refit import RefitVisitor
+
+    params = context.params
+    if not params.refit or params.calibration is None:
+        return {}, {}
+    kept = {
+        reader.name: (channels[:, None] * group.width + np.arange(group.width)).reshape(-1)
+        for group, channels in chosen
+        for reader in group.readers
+    }
+    visitor = RefitVisitor(source.tensors, kept, params.damp_percent)
+    journal = calibrate(context, source, visitor, "refit")
+    evidence, results = journal.evidence(), journal.results()
+    if remark := describe_fallbacks(evidence, "cut without fitting"):
+        context.note(remark)
+    return {name: lambda name=name: results.float32(name) for name in kept}, evidence
