@@ -83,9 +83,9 @@ INLINE void apply(float *restrict delta, const mask *keep, int64_t start, int64_
         int64_t until = keep->until - start;
         until = until < 0 ? 0 : until > count ? count : until;
         for (int64_t i = 0; i < until; i++)
-            delta[i] *= (float)(fabsf(delta[i]) >= threshold);
+            delta[i] *= fabsf(delta[i]) >= threshold ? 1.0f : 0.0f;
         for (int64_t i = until; i < count; i++)
-            delta[i] *= (float)(fabsf(delta[i]) > threshold);
+            delta[i] *= fabsf(delta[i]) > threshold ? 1.0f : 0.0f;
     } else if (keep->kind == KEEP_BYTES) {
         const uint8_t *restrict bytes = keep->bytes + start;
         for (int64_t i = 0; i < count; i++)
@@ -334,7 +334,7 @@ KERNEL void ingot_voted(const source *from, const mask *keep, const float *facto
         }
         if (normalize)
             for (int64_t i = 0; i < size; i++)
-                mixed[i] /= divisor[i] == 0.0f ? 1.0f : divisor[i];
+                mixed[i] /= divisor[i] + (divisor[i] == 0.0f ? 1.0f : 0.0f);
         for (int64_t i = 0; i < size; i++)
             mixed[i] = mixed[i] * scale + base[i];
         store(out, dtype, start, mixed, size);
