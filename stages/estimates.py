@@ -266,10 +266,12 @@ def trained(params: Any, work: Work) -> Estimate:
     steps = tokens / (params.batch_size * params.window)
     measured = 1 + (steps / params.evaluate_every if params.evaluate_every else 10)
     chosen = measured * params.selection_windows * params.window
-    activations = int(400 * FLOAT32 * params.batch_size // params.accumulation * params.window)
+    # Of the blocks and of some distributions over the vocabulary, measured at a thousand tokens.
+    part = params.batch_size // params.accumulation * params.window
+    activations = int(350_000 * part * (work.parameters / 8e6) ** 0.5)
     return Estimate(
         TORCH_SECONDS + 1.1e-10 * work.parameters * (tokens + chosen / 3),
-        TORCH_BYTES + 5 * FLOAT32 * work.parameters + activations * int((work.parameters / 100) ** 0.5) // 10,
+        TORCH_BYTES + 5 * FLOAT32 * work.parameters + activations,
         work.weight_bytes + SIDECARS,
         parallel=work.cores,
     )

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING
 
 from ..gate import Check, MetricResult, worst
 from ..metrics import QUALITY, metric_title, place_in_table
-from ..units import show, show_bytes, show_count, show_delta, show_interval, show_seconds, significant
-from . import figures, merge_figures, plots
+from ..units import (
+    MISSING,
+    show,
+    show_bytes,
+    show_count,
+    show_delta,
+    show_interval,
+    show_seconds,
+    significant,
+)
+from . import figures, merge_figures, plots, training_figures
 from .dag import boxes_of, dag
 from .figures import Figure
 from .golden import golden_texts
@@ -86,6 +95,7 @@ def render_html(report: RunReport) -> str:
         trades=list(figures.trades(report)),
         golden=golden_texts(report),
         merges=list(merge_figures.figures_of(report.merges)),
+        trainings=list(training_figures.figures_of(report.trainings)),
         weights=list(figures.weights(report)),
         worst=list(figures.worst_tensors(report)),
         steps=list(figures.steps(report)),
@@ -107,7 +117,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "show": show, "delta": show_delta, "bytes": show_bytes, "count": show_count, "seconds": show_seconds,
         "interval": show_interval,
-        "moment": _moment, "perplexity": _perplexity,
+        "moment": _moment, "perplexity": _perplexity, "nats": _nats,
     }  # fmt: skip
     environment.globals |= {
         "style": Fragment(stylesheet()),
@@ -214,6 +224,11 @@ def _tools(report: RunReport) -> dict[str, str]:
 def _perplexity(loss: float | None) -> str:
     """Nats a token as perplexity; None is a loss that is not finite."""
     return significant(math.exp(loss), 4) if loss is not None and loss < MOST_NATS else "∞"
+
+
+def _nats(loss: float | None) -> str:
+    """Nats a token; an en dash where there is no number."""
+    return MISSING if loss is None else f"{loss:.4f}"
 
 
 def _moment(iso: str) -> str:

@@ -13,6 +13,7 @@ from ..gate import Check, MetricResult, Status, exit_code, worst
 from ..measurements import Golden, Quantiles, SweepCell
 from .merges import MergeReport
 from .parts import LayerError, Spread, Step, TensorError, WeightGroup
+from .trainings import TrainingReport
 
 Facts = Mapping[str, str]
 
@@ -209,6 +210,7 @@ class RunReport:
     data: tuple[DataReport, ...] = ()
     environment: Facts = field(default_factory=dict)
     merges: tuple[MergeReport, ...] = ()
+    trainings: tuple[TrainingReport, ...] = ()
     recipe: str = ""
     notes: tuple[str, ...] = ()
 
