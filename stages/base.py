@@ -69,6 +69,7 @@ BUILTIN: Mapping[str, str] = {
     "load.quantized": "ingot.stages.load.quantized",
     "distill": "ingot.stages.distill.stage",
     "finetune.full": "ingot.stages.finetune.full",
+    "finetune.lora": "ingot.stages.finetune.lora",
     "prune.magnitude": "ingot.stages.prune.magnitude",
     "prune.wanda": "ingot.stages.prune.wanda",
     "prune.sparsegpt": "ingot.stages.prune.sparsegpt",

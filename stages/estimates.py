@@ -380,6 +380,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "dequantize": dequantize,
     "distill": distilled,
     "finetune.full": trained,
+    "finetune.lora": trained,
     "prune.magnitude": magnitude,
     "prune.wanda": pruned,
     "prune.sparsegpt": pruned,

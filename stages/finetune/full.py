@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...artifacts.errors import InputError
 from ..base import Context, Result, stage
 from ..train.params import TOOLS, TrainParams, requirements
 
@@ -32,19 +31,13 @@ def run(context: Context[FinetuneParams]) -> Result:
     StageError where the loss diverges.
     """
     from ..model.checkpoint import Checkpoint
-    from ..train.checkpoint import train_checkpoint
+    from ..train.checkpoint import require_predicting, train_checkpoint
     from ..train.network import Network
     from ..train.objective import NextToken
     from ..train.text import read_corpus
 
     source = Checkpoint.open(context.inputs["model"].path)
-    task = source.architecture.task
-    if task != "causal-lm":
-        raise InputError(
-            f"finetune.full: {source.architecture.model_type} is of the task {task}, which predicts "
-            "no next token",
-            fix="fine-tune models of the task causal-lm; encoders are trained by distill, against a teacher",
-        )
+    require_predicting("finetune.full", source)
     corpus = read_corpus(source, context.params, context.note)
     network = Network.load(source, dropout=context.params.dropout)
     return train_checkpoint(context, network, NextToken(), corpus, {"trained_by": "finetune.full"})

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.digest import digest_json
+from ...artifacts.errors import InputError
 from ...artifacts.schema import to_plain
 from ..base import Result
-from .hooks import KeepZeros
+from .hooks import Hook, KeepZeros
 from .trainer import Diverged, Setup, train
+from .weights import freeze
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..base import Context
+    from ..model.checkpoint import Checkpoint
     from .journal import History
     from .network import Network
     from .objective import Objective
@@ -26,6 +31,17 @@ LAST_GOOD = "last-good"
 DIGITS = 6
 
 
+@dataclass(frozen=True)
+class Change:
+    """What stands in the place of weights while they train. undo: makes weights of it again.
+
+    kept: the weights whose zeros it keeps.
+    """
+
+    undo: Callable[[], None]
+    kept: tuple[str, ...] = ()
+
+
 def train_checkpoint(
     context: Context[Any],
     network: Network,
@@ -33,35 +49,56 @@ def train_checkpoint(
     corpus: Corpus,
     facts: Mapping[str, object],
     observed: Mapping[str, object] | None = None,
+    *,
+    change: Change | None = None,
 ) -> Result:
     """Trains ``network`` and writes it; the stage's result, with the curves of the training.
 
-    facts, observed: what the stage says of it beside that. Raises Diverged as :func:`.trainer.train` does;
+    facts, observed: what the stage says of it beside that.  change: what was done to the network so that
+    something else than its weights trains. Raises Diverged as :func:`.trainer.train` does;
     the best point is then in the job's directory, as a checkpoint.
     """
-    params, pruned = context.params, network.pruned()
-    hooks = [KeepZeros(pruned)] if pruned and params.keep_zeros else []
+    params, kept = context.params, change.kept if change else ()
+    hooks: list[Hook] = []
+    if change is None:
+        freeze(network.module, params.freeze)
+        if params.keep_zeros and (pruned := network.pruned()):
+            hooks, kept = [KeepZeros(pruned)], tuple(pruned)
     setup = Setup(
         network.module, objective, corpus, params, context.job, fingerprint(context, corpus), context.seed,
-        context.threads, context.progress, hooks, network.stored,
+        context.threads, context.progress, hooks, {} if change else network.stored,
     )  # fmt: skip
     try:
         history = train(setup)
     except Diverged as error:
-        kept = context.job / LAST_GOOD
-        network.write_directory(kept)
+        if change:
+            change.undo()
+        good = context.job / LAST_GOOD
+        network.write_directory(good)
         raise Diverged(
-            error.what, where=str(kept), fix=f"{error.fix}; that directory has the best point"
+            error.what, where=str(good), fix=f"{error.fix}; that directory has the best point"
         ) from None
+    if change:
+        change.undo()
     moved = network.write(context.output)
     if history.best == 0:
         context.note("training found nothing better than the weights it began with, which are returned")
     source = context.inputs["model"]
-    zeros = {"sparsity_kept": sorted(pruned)} if hooks else {}
+    zeros = {"sparsity_kept": sorted(kept)} if kept else {}
     return Result(
         {**source.facts, **facts, "trained_steps": history.best, **zeros},
         {"training": curves(history), "moved": _rounded(moved), **(observed or {})},
     )
+
+
+def require_predicting(stage: str, source: Checkpoint) -> None:
+    """Raises InputError for a network that predicts no next token."""
+    model = source.architecture
+    if model.task != "causal-lm":
+        raise InputError(
+            f"{stage}: {model.model_type} is of the task {model.task}, which predicts no next token",
+            fix="fine-tune models of the task causal-lm; encoders are trained by distill, against a teacher",
+        )
 
 
 def fingerprint(context: Context[Any], corpus: Corpus) -> str:

@@ -81,6 +81,15 @@ def test_a_diverging_loss_is_an_error_that_names_the_last_good_checkpoint(
     assert np.isfinite(TensorSource.open([kept / "model.safetensors"]).float32("lm_head.weight")).all()
 
 
+def test_frozen_parameters_are_written_byte_for_byte(tiny_checkpoint, text_file, run_stage):
+    source = tiny_checkpoint("llama", "bfloat16")
+    made = run_stage(STAGE, {"model": source}, training_text=str(text_file), freeze=["*.mlp.*"], **LEARN)
+    before, after = (TensorSource.open([each / "model.safetensors"]) for each in (source, made.path))
+    same = {name for name in before.names() if bytes(before.raw(name)) == bytes(after.raw(name))}
+    assert {name for name in before.names() if ".mlp." in name} <= same
+    assert "model.layers.0.self_attn.q_proj.weight" not in same
+
+
 @pytest.mark.parametrize("family", ["bert", "t5"])
 def test_networks_that_predict_no_next_token_are_refused(family, tiny_checkpoint, text_file, run_stage):
     with pytest.raises(InputError, match="predicts no next token"):
