@@ -37,8 +37,6 @@ def find_stage(family: str, method: Setting) -> base.Stage[Any]:
     if name in base.BUILTIN or name in base.names():
         return base.get(name)
     methods = [each.partition(".")[2] for each in base.names() if each.startswith(f"{family}.")]
-    if not methods:
-        raise RecipeError(f"{family}: stages of this family are not built yet", where=method.origin)
     guess = nearest(str(method.value), methods)
     fix = f"did you mean {guess}?" if guess else f"methods are {', '.join(methods)}"
     raise RecipeError(f"{family}.method: there is no {method.value!r}", where=method.origin, fix=fix)

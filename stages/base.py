@@ -75,6 +75,7 @@ BUILTIN: Mapping[str, str] = {
     "prune.sparsegpt": "ingot.stages.prune.sparsegpt",
     "factor.svd": "ingot.stages.factor.svd",
     "factor.svd_llm": "ingot.stages.factor.svd_llm",
+    "share.layers": "ingot.stages.share.layers",
     "expand": "ingot.stages.expand",
     "prune.structured": "ingot.stages.prune.structured",
     "prune.layers": "ingot.stages.prune.layers",

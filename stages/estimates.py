@@ -88,7 +88,7 @@ def calibrated(params: Any, work: Work) -> Estimate:
 
 
 def magnitude(_params: Any, work: Work) -> Estimate:
-    """`prune.magnitude`: one pass over the weights, each sorted or counted."""
+    """`prune.magnitude` and `share.layers`: one pass over the weights, each sorted, counted or added."""
     return Estimate(
         TORCH_SECONDS + 3e-8 * work.parameters,
         TORCH_BYTES + FLOAT32 * work.parameters // 4,
@@ -385,6 +385,8 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "prune.wanda": pruned,
     "prune.sparsegpt": pruned,
     "factor.svd": factor,
+    "share.layers": magnitude,
+    "expand": dequantize,
     "factor.svd_llm": factor_aware,
     "prune.structured": structured,
     "prune.layers": dropped,

@@ -21,7 +21,7 @@ from ....artifacts.errors import IntakeError
 from .architecture import Architecture, Linear, Norm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 KEY = "ingot"
 FACTORED, SHARED = "factored", "shared"
@@ -158,7 +158,21 @@ def _factored(linear: Linear, rank: int) -> Linear:
 
 
 def _check_modules(model: Architecture, compact: Compact, where: str) -> None:
-    names = [linear.name for linear in (*model.linears, *model.gates)]
+    names = tuple(_names(model))
     for module in {*compact.shared, *compact.shared.values()}:
         if not any(name.startswith(f"{module}.") for name in names):
             raise IntakeError(f"{KEY}.{SHARED}: there is no module {module}", where=where)
+
+
+def _names(piece: Any) -> Iterator[str]:
+    """The weights of all maps and norms of a network, or of a piece of it."""
+    if isinstance(piece, Linear):
+        yield piece.name
+    elif isinstance(piece, Norm):
+        yield piece.weight
+    elif isinstance(piece, tuple):
+        for each in piece:
+            yield from _names(each)
+    elif is_dataclass(piece):
+        for part in fields(piece):
+            yield from _names(getattr(piece, part.name))

@@ -1,0 +1,1 @@
+"""Sharing: layers that use one set of weights, which is stored once."""
