@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..model.checkpoint import Checkpoint
+    from ..train.distillation import Distillation, Terms
     from ..train.network import Network
     from ..train.text import Corpus
-    from .objective import Distillation, Terms
 
 TEACHER = "teacher"
 DIVERGENCES = ("forward", "reverse", "js")
@@ -137,7 +137,8 @@ def check_pair(student: Checkpoint, teacher: Checkpoint, params: DistillParams) 
     """Raises InputError for networks of different tasks or of one that neither predicts the next token nor
     encodes, and for different vocabularies; RecipeError for a layer map that does not fit.
     """
-    from .features import layer_map
+    from ..train.features import layer_map
+    from ..train.teacher import check_vocabularies
 
     ours, theirs = student.architecture, teacher.architecture
     for model in (ours, theirs):
@@ -157,46 +158,17 @@ def check_pair(student: Checkpoint, teacher: Checkpoint, params: DistillParams) 
     layer_map(params.layer_map, len(ours.layers), len(theirs.layers))
 
 
-def check_vocabularies(student: Checkpoint, teacher: Checkpoint) -> None:
-    """Raises InputError where two models do not have the same tokens under the same ids."""
-    from ..model.checkpoint import TOKENIZER_FILE, read_object
-    from ..model.tokenizer import token_ids
-
-    sizes = [each.architecture.vocabulary for each in (student, teacher)]
-    found = []
-    for each in (student, teacher):
-        path = each.directory / TOKENIZER_FILE
-        found.append(dict(token_ids(read_object(path), str(path))))
-    odd = next((n for n in sorted({*found[0], *found[1]}) if found[0].get(n) != found[1].get(n)), None)
-    if sizes[0] == sizes[1] and odd is None:
-        return
-    what = (
-        f"the teacher has {sizes[1]:,} tokens, the student {sizes[0]:,}"
-        if sizes[0] != sizes[1]
-        else f"token {odd} is the teacher's {_shown(found[1], odd)} and the student's {_shown(found[0], odd)}"
-    )
-    raise InputError(
-        f"teacher and student have different vocabularies: {what}",
-        where=str(teacher.directory),
-        fix="predictions are compared token by token: take a teacher with the student's tokenizer",
-    )
-
-
-def _shown(tokens: Mapping[int, str], number: int | None) -> str:
-    return repr(tokens[number]) if number is not None and number in tokens else "none"
-
-
 def _objective(
     context: Context[DistillParams], network: Network, teacher: Checkpoint, corpus: Corpus
 ) -> tuple[Distillation, float | None]:
     """The loss, and the teacher's own on the selection text, where it predicts tokens."""
     from ..model.calibration.calibrate import choose_device
     from ..model.torch_network import load_module
+    from ..train.distillation import Distillation
+    from ..train.features import layer_map
     from ..train.objective import NextToken
+    from ..train.teacher_cache import Cache
     from ..train.trainer import selection_loss
-    from .cache import Cache
-    from .features import layer_map
-    from .objective import Distillation
 
     params, model, other = context.params, network.source.architecture, teacher.architecture
     terms = _terms(params, model.task)
@@ -216,7 +188,7 @@ def _objective(
 
 
 def _terms(params: DistillParams, task: str) -> Terms:
-    from .objective import Terms
+    from ..train.distillation import Terms
 
     is_encoder = task == "encoder"
     hidden = params.hidden if params.hidden is not None else float(is_encoder)

@@ -15,6 +15,7 @@ What a stage that trains does::
   masks again, say); ``state`` and ``restore`` let an interrupted run go on exactly.
 - ``Setup.first_result``: the first step whose weights may be the result, where those before it are another
   kind of network (not pruned as far as asked, say). Otherwise step 0, the weights as they came, counts too.
+- A teacher's predictions and features are an objective as well: `distillation.py`.
 - The network may have been changed before: modules wrapped, parameters added; all that ask for a gradient are
   trained. Behind ``train`` its weights are those of the best point.
 """

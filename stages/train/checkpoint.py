@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.digest import digest_json
 from ...artifacts.errors import InputError
 from ...artifacts.schema import to_plain
 from ..base import Result
-from .hooks import Hook, KeepZeros
+from .hooks import KeepZeros
 from .trainer import Diverged, Setup, train
 from .weights import freeze
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
 
     from ..base import Context
     from ..model.checkpoint import Checkpoint
+    from .hooks import Hook
     from .journal import History
     from .network import Network
     from .objective import Objective
@@ -64,31 +69,56 @@ def train_checkpoint(
         freeze(network.module, params.freeze)
         if params.keep_zeros and (pruned := network.pruned()):
             hooks, kept = [KeepZeros(pruned)], tuple(pruned)
-    setup = Setup(
-        network.module, objective, corpus, params, context.job, fingerprint(context, corpus), context.seed,
-        context.threads, context.progress, hooks, {} if change else network.stored,
-    )  # fmt: skip
-    try:
-        history = train(setup)
-    except Diverged as error:
+
+    def keep(directory: Path) -> None:
         if change:
             change.undo()
-        good = context.job / LAST_GOOD
-        network.write_directory(good)
-        raise Diverged(
-            error.what, where=str(good), fix=f"{error.fix}; that directory has the best point"
-        ) from None
+        network.write_directory(directory)
+
+    stored = {} if change else network.stored
+    history = fit(context, network.module, objective, corpus, keep, hooks=hooks, stored=stored)
     if change:
         change.undo()
     moved = network.write(context.output)
-    if history.best == 0:
-        context.note("training found nothing better than the weights it began with, which are returned")
     source = context.inputs["model"]
     zeros = {"sparsity_kept": sorted(kept)} if kept else {}
     return Result(
         {**source.facts, **facts, "trained_steps": history.best, **zeros},
         {"training": curves(history), "moved": _rounded(moved), **(observed or {})},
     )
+
+
+def fit(
+    context: Context[Any],
+    module: Any,
+    objective: Objective,
+    corpus: Corpus,
+    keep: Callable[[Path], None],
+    *,
+    hooks: Sequence[Hook] = (),
+    stored: Mapping[str, torch.dtype] = MappingProxyType({}),
+    first_result: int = 0,
+) -> History:
+    """Trains a module of transformers as the stage's parameters say; see :class:`.trainer.Setup`.
+
+    keep: writes the network as it is into a directory. Raises Diverged as :func:`.trainer.train` does, when
+    the best point has been kept in the job's directory.
+    """
+    setup = Setup(
+        module, objective, corpus, context.params, context.job, fingerprint(context, corpus), context.seed,
+        context.threads, context.progress, hooks, stored, first_result,
+    )  # fmt: skip
+    try:
+        history = train(setup)
+    except Diverged as error:
+        good = context.job / LAST_GOOD
+        keep(good)
+        raise Diverged(
+            error.what, where=str(good), fix=f"{error.fix}; that directory has the best point"
+        ) from None
+    if history.best == 0:
+        context.note("training found nothing better than the weights it began with, which are returned")
+    return history
 
 
 def require_predicting(stage: str, source: Checkpoint) -> None:

@@ -100,7 +100,7 @@ def test_encoders_learn_the_last_hidden_state(family, tiny_checkpoint, tmp_path,
 
 
 def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(make_setup):
-    from ingot.stages.distill.objective import Distillation, Terms
+    from ingot.stages.train.distillation import Distillation, Terms
     from ingot.stages.train.network import Network
 
     setup = make_setup()
@@ -117,7 +117,7 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(make_setup):
 
 
 def test_terms_add_up_as_their_formula_says(make_setup):
-    from ingot.stages.distill.objective import Distillation, Terms
+    from ingot.stages.train.distillation import Distillation, Terms
     from ingot.stages.train.objective import next_token
 
     setup, other = make_setup("llama"), make_setup("qwen2")
@@ -137,9 +137,9 @@ def test_terms_add_up_as_their_formula_says(make_setup):
 def test_what_is_kept_of_the_teacher_gives_the_steps_that_asking_it_gives(
     make_setup, tiny_checkpoint, tmp_path, monkeypatch
 ):
-    from ingot.stages.distill.cache import Cache
-    from ingot.stages.distill.objective import Distillation, Terms
+    from ingot.stages.train.distillation import Distillation, Terms
     from ingot.stages.train.network import Network
+    from ingot.stages.train.teacher_cache import Cache
     from ingot.stages.train.trainer import train
 
     teacher, asked, histories = Network.load(Checkpoint.open(tiny_checkpoint("qwen2"))).module, [], []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ..train.text import Windows
+    from .text import Windows
 
 FILES = {"top_ids": np.int32, "top_log_probabilities": np.float32, "tail": np.float32}
 

@@ -15,7 +15,7 @@ from ...artifacts.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..train.objective import Batch
+    from .objective import Batch
 
 
 def layer_map(given: Sequence[int] | None, student: int, teacher: int) -> tuple[int, ...]:

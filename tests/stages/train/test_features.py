@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ingot.artifacts.errors import RecipeError
-from ingot.stages.distill.features import HiddenStates, attention_error, layer_map
+from ingot.stages.train.features import HiddenStates, attention_error, layer_map
 from ingot.stages.train.objective import Batch
 
 

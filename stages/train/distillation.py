@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as functional
 
-from ..train.objective import Loss, Objective, next_token
 from .divergence import Likeliest, divergence
 from .features import HiddenStates, attention_error
+from .objective import Loss, Objective, next_token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..train.objective import Batch
-    from .cache import Cache
+    from .objective import Batch
+    from .teacher_cache import Cache
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ingot.stages.distill.divergence import KINDS, Likeliest, divergence
+from ingot.stages.train.divergence import KINDS, Likeliest, divergence
 from scipy.special import rel_entr
 
 P, Q = [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from ingot.stages.distill.cache import Cache
-from ingot.stages.distill.divergence import Likeliest
+from ingot.stages.train.divergence import Likeliest
+from ingot.stages.train.teacher_cache import Cache
 from ingot.stages.train.text import Windows
 
 CPU = torch.device("cpu")
