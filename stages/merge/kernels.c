@@ -26,7 +26,7 @@
 
 enum { F32 = 0, BF16 = 1 };
 enum { KEEP_ALL = 0, KEEP_CUT = 1, KEEP_BYTES = 2, KEEP_NONE = 3 };
-enum { TILE = 512, LANES = 16, MOST_INPUTS = 64, ABI = 1 };
+enum { TILE = 512, LANES = 16, MOST_INPUTS = 64, ABI = 2 };
 
 typedef struct {
     const void *data;
@@ -368,23 +368,33 @@ INLINE void philox(uint64_t counter, uint64_t key0, uint64_t key1, uint64_t *out
 
 enum { DRAWN = 2048, GROUP = 32 };
 
-/* `Stream.keeps`: begin is a multiple of SETTLED, and so many elements from there on are filled in. The words
- * that settle draws are those of the key with its lowest bit turned. */
-KERNEL void ingot_keeps(uint64_t key0, uint64_t key1, int64_t begin, int64_t count, uint64_t whole, uint64_t rest,
-                        uint8_t *out)
+/* `Stream.keeps`: begin is a multiple of SETTLED, and so many elements from there on are filled in. width: bits
+ * that an element draws. The words that settle draws of 8 bits are those of the key with its lowest bit turned.
+ */
+KERNEL void ingot_keeps(uint64_t key0, uint64_t key1, int64_t begin, int64_t count, int64_t width,
+                        uint64_t whole, uint64_t rest, uint8_t *out)
 {
+    uint64_t words[DRAWN / 8] = {0}, settling[4], settled = 0;
+    uint8_t drawn[DRAWN], kept[DRAWN + 8], table[256][8] = {{0}};
+    const int64_t each = 8 / width, bytes = DRAWN / each;
     const uint8_t bound = (uint8_t)whole;
-    uint64_t words[DRAWN / 8], settling[4], settled = 0;
-    uint8_t drawn[DRAWN];
+    for (int byte = 0; byte < 256; byte++)
+        for (int64_t k = 0; k < each; k++)
+            table[byte][k] = (uint64_t)((byte >> (width * k)) & ((1 << width) - 1)) < whole;
     for (int64_t start = 0; start < count; start += DRAWN) {
         int64_t size = least(DRAWN, count - start);
         if (start % SETTLED == 0)
             settled = (uint64_t)(begin + start);
-        for (int64_t i = 0; i < DRAWN / GROUP; i++)
-            philox((uint64_t)(begin + start) / GROUP + (uint64_t)i, key0, key1, words + 4 * i);
+        for (int64_t i = 0; i < bytes / GROUP; i++)
+            philox((uint64_t)((begin + start) / each / GROUP + i), key0, key1, words + 4 * i);
         memcpy(drawn, words, DRAWN);
-        for (int64_t i = 0; i < size; i++)
-            out[start + i] = drawn[i] < bound;
+        if (width == 8)
+            for (int64_t i = 0; i < DRAWN; i++)
+                kept[i] = drawn[i] < bound;
+        else
+            for (int64_t i = 0; i < bytes; i++)
+                memcpy(kept + each * i, table[drawn[i]], 8); /* of which the next one writes over the rest */
+        memcpy(out + start, kept, (size_t)size);
         if (!rest)
             continue;
         for (int64_t i = 0; i < size; i += GROUP) {

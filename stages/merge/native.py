@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Float32 = npt.NDArray[np.float32]
     Float64 = npt.NDArray[np.float64]
 
-ABI = 1
+ABI = 2
 # What a kernel reads and writes itself; other dtypes go through a buffer of float32.
 CODES = {"F32": 0, "BF16": 1}
 MOST_INPUTS = 64
@@ -49,7 +49,7 @@ SIGNATURES = {
     "ingot_keys": (ADDRESS, ADDRESS, I64),
     "ingot_added": (ADDRESS, ADDRESS, ADDRESS, I64, F32, ADDRESS, I64, I64),
     "ingot_voted": (ADDRESS, ADDRESS, ADDRESS, ADDRESS, I64, I64, F32, ADDRESS, I64, I64),
-    "ingot_keeps": (U64, U64, I64, I64, U64, U64, ADDRESS),
+    "ingot_keeps": (U64, U64, I64, I64, I64, U64, U64, ADDRESS),
 }
 
 
@@ -266,6 +266,6 @@ def _kept(kernels: Any, block: Block, mask: Dropped) -> int:
     begin = block.start // SETTLED * SETTLED
     kept = block.array(np.uint8, block.stop - begin)
     low, high = mask.stream.key & WORD, mask.stream.key >> 64
-    whole, rest = parts(mask.probability)
-    kernels.ingot_keeps(low, high, begin, len(kept), whole, rest, address(kept))
+    width, whole, rest = parts(mask.probability)
+    kernels.ingot_keeps(low, high, begin, len(kept), width, whole, rest, address(kept))
     return address(kept) + block.start - begin

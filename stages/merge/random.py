@@ -22,9 +22,16 @@ COUNTERS = 1 << 256
 SETTLED = 1 << 16
 
 
-def parts(probability: float) -> tuple[int, int]:
-    """The first byte of a probability's binary digits, and the 64 digits behind."""
-    return divmod(int(probability * 2.0**72), 1 << 64)
+def parts(probability: float) -> tuple[int, int, int]:
+    """How many bits an element draws, as many of the probability's binary digits, and the 64 digits behind.
+
+    1, 2 or 4 bits where they say all of it, and otherwise 8.
+    """
+    for width in (1, 2, 4):
+        whole, rest = divmod(probability * 2.0**width, 1)
+        if not rest:
+            return width, int(whole), 0
+    return 8, *divmod(int(probability * 2.0**72), 1 << 64)
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,21 @@ class Stream:
     def keeps(self, start: int, stop: int, probability: float) -> npt.NDArray[np.bool_]:
         """Which of the elements [start, stop) a draw of that probability keeps, bool [stop - start].
 
-        An element draws a byte, so that a word serves eight. One that equals the probability's first byte is
-        settled by a word of another stream, those of every 65536 elements in their order, so the probability
-        is exact to 2^-64.
+        An element draws a byte, or fewer bits where they decide, so that a word serves eight or more. A byte
+        that equals the probability's first is settled by a word of another stream, those of every 65536
+        elements in their order, so the probability is exact to 2^-64.
         """
         import numpy as np
 
-        whole, rest = parts(probability)
+        width, whole, rest = parts(probability)
         begin = start // SETTLED * SETTLED
-        drawn = self.words(begin // 8, -(-stop // 8) - begin // 8).astype("<u8", copy=False).view(np.uint8)
+        first, last = begin * width // 64, -(-stop * width // 64)
+        drawn = self.words(first, last - first).astype("<u8", copy=False).view(np.uint8)
+        if width < 8:
+            shifts = np.arange(0, 8, width, dtype=np.uint8)
+            drawn = ((drawn[:, None] >> shifts) & np.uint8((1 << width) - 1)).reshape(-1)
         drawn = drawn[: stop - begin]
-        kept = drawn < whole if whole < 256 else np.ones(len(drawn), np.bool_)
+        kept: npt.NDArray[np.bool_] = drawn < whole
         if rest:
             settling = Stream(self.key ^ 1)
             for chunk in range(0, len(drawn), SETTLED):

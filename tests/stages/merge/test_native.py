@@ -73,7 +73,7 @@ def numbers(generator: torch.Generator, count: int, kind: str, dtype: torch.dtyp
     read=st.sampled_from(DTYPES),
     written=st.sampled_from(DTYPES),
     switches=st.tuples(st.booleans(), st.booleans()),
-    density=st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]),
+    density=st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.8125, 1.0]),
     elements=st.sampled_from([100, 1000, 1 << 16]),
 )
 def test_every_method_gives_the_same_bytes_with_and_without_them(
@@ -109,6 +109,10 @@ def test_a_library_of_another_kind_is_not_used(tmp_path):
     assert native.load(tmp_path / "kernels.so") is None
 
 
+# Of one, two, four, eight and more binary digits.
+PROBABILITIES = [0.5, 0.75, 0.3125, 0.28125, 0.1, 1 / 3, 2.0**-9, 1 - 2.0**-9]
+
+
 class TestPhilox:
     # kat_vectors of Random123 1.14: counter, key and result of philox 4x64-10.
     VECTORS = (
@@ -130,7 +134,7 @@ class TestPhilox:
         start=st.integers(0, 200_000),
         size=st.integers(0, 5000),
         cut=st.integers(0, 5000),
-        probability=st.sampled_from([0.1, 0.5, 1 / 3, 2.0**-9, 1 - 2.0**-9]),
+        probability=st.sampled_from(PROBABILITIES),
     )
     def test_an_element_draws_the_same_wherever_a_block_begins(self, start, size, cut, probability):
         stream = Stream.of(7, "w", 1)
@@ -141,11 +145,18 @@ class TestPhilox:
         assert drawn[cut:].tolist() == stream.uniform(start + cut, start + size).tolist()
         assert ((drawn >= 0) & (drawn < 1)).all()
 
-    @pytest.mark.parametrize("probability", [0.1, 0.5, 1 / 3, 2.0**-9, 1 - 2.0**-9])
+    @pytest.mark.parametrize("probability", PROBABILITIES)
     def test_as_many_are_kept_as_the_probability_says(self, probability):
         count = 1 << 20
         kept = int(Stream.of(0, "w", 0).keeps(0, count, probability).sum())
         assert abs(kept - probability * count) < 5 * (probability * (1 - probability) * count) ** 0.5
+
+    @pytest.mark.parametrize(("probability", "width", "whole"), [(0.5, 1, 1), (0.75, 2, 3), (0.3125, 4, 5)])
+    def test_an_element_draws_as_many_bits_as_its_probability_has(self, probability, width, whole):
+        stream = Stream.of(0, "w", 0)
+        (word,) = stream.words(0, 1).tolist()
+        drawn = [word >> (width * place) & ((1 << width) - 1) for place in range(64 // width)]
+        assert stream.keeps(0, 64 // width, probability).tolist() == [each < whole for each in drawn]
 
     def test_seeds_tensors_and_inputs_have_streams_of_their_own(self):
         drawn = {
