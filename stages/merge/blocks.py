@@ -35,10 +35,12 @@ S = TypeVar("S")
 
 # In float32 this is a quarter of a megabyte: the few buffers of a block stay in a core's cache.
 BLOCK_ELEMENTS = 1 << 16
+# Kernels have buffers of their own, so that calls alone count.
+KERNEL_ELEMENTS = 1 << 18
 # What is summed at once, whatever the size of blocks.
-CHUNK_ELEMENTS = 1 << 16
-# Blocks that one job takes, so that handing it to a thread costs little beside it.
-GROUP = 32
+CHUNK_ELEMENTS = 1 << 18
+# What one job takes of blocks, so that handing it to a thread costs little beside it.
+GROUP_ELEMENTS = 1 << 21
 
 
 class Workers:
@@ -278,8 +280,8 @@ class Blocks:
             yield from results
 
     def _groups(self, size: int) -> Iterator[range]:
-        total = -(-self.count // size)
-        return (range(first, min(first + GROUP, total)) for first in range(0, total, GROUP))
+        total, group = -(-self.count // size), max(1, GROUP_ELEMENTS // size)
+        return (range(first, min(first + group, total)) for first in range(0, total, group))
 
     def _block(self, index: int, size: int) -> Block:
         start = min(index * size, self.count)

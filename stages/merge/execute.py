@@ -15,7 +15,7 @@ from ..model import shards
 from ..model.checkpoint import INDEX_FILE
 from ..model.dtypes import NAMES
 from . import native
-from .blocks import BLOCK_ELEMENTS, Workers
+from .blocks import Workers
 from .draft import Draft
 from .making import make
 
@@ -39,7 +39,7 @@ def execute(
     threads: int,
     progress: Progress,
     max_shard_bytes: int | None = None,
-    block_elements: int = BLOCK_ELEMENTS,
+    block_elements: int | None = None,
 ) -> Mapping[str, object]:
     """Writes every task's tensor into `model.safetensors`, or into shards and an index; what was observed.
 

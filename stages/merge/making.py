@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.tensor_header import DTYPE_BITS
 from ..model.dtypes import NAMES
-from .blocks import BLOCK_ELEMENTS, Blocks, Fused
+from . import native
+from .blocks import BLOCK_ELEMENTS, KERNEL_ELEMENTS, Blocks, Fused
 from .operands import StoredOperand
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ COPY_BYTES = 8 << 20
 
 
 def make(
-    task: TensorTask, method: Method, workers: Workers, seed: int, block_elements: int = BLOCK_ELEMENTS
+    task: TensorTask, method: Method, workers: Workers, seed: int, block_elements: int | None = None
 ) -> Iterator[memoryview]:
     """The output's little-endian bytes, in order; each part is valid until the next is asked for."""
-    blocks = Blocks(task.output, workers, unit=method.unit, seed=seed, elements=block_elements)
+    elements = block_elements or (BLOCK_ELEMENTS if native.library() is None else KERNEL_ELEMENTS)
+    blocks = Blocks(task.output, workers, unit=method.unit, seed=seed, elements=elements)
     made = method.merge(task, blocks)
     dtype = task.output.dtype
     if isinstance(made, Fused):

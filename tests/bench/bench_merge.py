@@ -85,21 +85,31 @@ def _measure(
     print(f"{size}: {len(paths)} models of {nbytes / 1e6:,.0f} MB")
     heads = f"{'CPU s':>9}{'wall s':>9}{'resident MB':>13}{'held MB':>10}{'CPU over':>10}"
     print(f"{'':<24}{heads}\n{'':<24}{'':>41}{'Ingot':>10}", flush=True)
+    used = paths
     with tempfile.TemporaryDirectory(dir=workdir) as temporary:
         scratch = Path(temporary)
         if "Ingot" in options.tools:
             _child("load", scratch / "store", *paths.values())
+            used = _only_in_the_store(paths, scratch / "store")
         for merge in options.merges:
             config = scratch / f"{merge}.yml"
             models, parameters, _ = MERGES[merge]
             config.write_text(json.dumps(_recipe(merge, paths, models, parameters)))
-            read = [paths[name] for name in models]
-            read += [paths["base"]] if merge.endswith("ties") else []
+            config.with_suffix(".used.yml").write_text(json.dumps(_recipe(merge, used, models, parameters)))
+            read = [used[name] for name in models]
+            read += [used["base"]] if merge.endswith("ties") else []
             tools = {"Ingot": [sys.executable, __file__, "--child", "merge", config, scratch / "store"]}
             tools["copying"] = [sys.executable, COPY, scratch / "copy", *read]
             if options.mergekit:
                 script = "from mergekit.scripts.run_yaml import main; main()"
-                tools["mergekit"] = [options.mergekit, "-c", script, config, scratch / "out", "--quiet"]
+                tools["mergekit"] = [
+                    options.mergekit,
+                    "-c",
+                    script,
+                    config.with_suffix(".used.yml"),
+                    scratch / "out",
+                    "--quiet",
+                ]
             for tool, command in tools.items():
                 name = f"{merge} {tool}"
                 is_kept = tool not in options.tools
@@ -118,6 +128,19 @@ def _measure(
                     shutil.rmtree(scratch / left, ignore_errors=True)
                     (scratch / left).unlink(missing_ok=True)
     print()
+
+
+def _only_in_the_store(paths: Mapping[str, Path], store: Path) -> dict[str, Path]:
+    """The loaded copies, which all tools read, so that the page cache need not hold the originals too."""
+    loaded = json.loads((store / "loaded.json").read_text())
+    opened, used = Store.open(store), {}
+    for name, path in paths.items():
+        with (path / "model.safetensors").open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        artifact = opened.artifact(loaded[str(path)])
+        assert artifact is not None
+        used[name] = artifact.path
+    return used
 
 
 def _recipe(
