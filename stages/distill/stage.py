@@ -31,6 +31,12 @@ class DistillParams(TrainParams):
     teacher: str | None = param(
         None, doc="who teaches: a node of the recipe, such as load, a directory, or org/name@revision"
     )
+    learning_rate: float = param(
+        2e-4,
+        minimum=0.0,
+        doc="the highest of the run; twice that of fine-tuning, since a teacher's predictions are less noisy "
+        "than a text",
+    )
     divergence: str = param(
         "forward",
         choices=DIVERGENCES,

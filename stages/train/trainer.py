@@ -149,7 +149,7 @@ class _Trainer:
         self._weights = Weights(own, setup.stored, params.ema_decay)
         self._trained = {**own, **added}
         self._optimizer = torch.optim.AdamW(
-            groups(self._trained, params), betas=(params.betas[0], params.betas[1]), foreach=False
+            groups(self._trained, params), betas=(params.betas[0], params.betas[1]), fused=True
         )
         self._steps = step_count(params, setup.corpus.training)
         self._every = params.evaluate_every or math.ceil(self._steps / MEASUREMENTS)
@@ -292,9 +292,7 @@ class _Trainer:
                 }
                 if kept:
                     on = parameter.device
-                    self._optimizer.state[parameter] = {
-                        key: value if key == "step" else value.to(on) for key, value in kept.items()
-                    }
+                    self._optimizer.state[parameter] = {key: value.to(on) for key, value in kept.items()}
             for name, mean in (self._weights.average or {}).items():
                 mean.copy_(state[f"average.{name}"])
         for number, hook in enumerate(self._setup.hooks):
