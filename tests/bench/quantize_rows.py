@@ -1,4 +1,4 @@
-"""One row of `bench_quantize.py` or `bench_prune.py`: stages run in a process of their own, and measured.
+"""One row of a benchmark of quantizers, pruning or training: stages run in a process of their own, measured.
 
     python tests/bench/quantize_rows.py JOB      # runs the stages that the file names, and writes the row
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 WINDOW = 256
+TEXTS = ("calibration", "training_text", "selection_text")
 THREADS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
@@ -87,12 +88,7 @@ def row(
     """
     chain = [*before, (stage, params)]
     source = [source_digest(base.get(each).module) for each, _ in chain]
-    texts = [
-        digest_file(Path(str(given[name])))
-        for _, given in chain
-        for name in ("calibration",)
-        if name in given
-    ]
+    texts = [digest_file(Path(str(given[name]))) for _, given in chain for name in TEXTS if name in given]
     known = [str(model), digest_file(evaluation), count, [[each, dict(given)] for each, given in chain]]
     known += [source, texts]
     path = workdir / "rows" / f"{stage}-{digest_json(known)[:16]}.json"
@@ -128,18 +124,24 @@ def run(
     """Runs stages one after the other on one thread; the last one's artifact, and what they took."""
     store = Store.open(workdir / "store")
     loaded, _ = run_stage(store, "load", {}, {"model": str(model)})
-    _import_ahead()
+    _import_ahead([name for name, _ in stages])
     busy = time.process_time()
     artifact, observed = loaded, {}
     for name, params in stages:
-        artifact, observed = run_stage(store, name, {"model": artifact}, params)
+        # Whoever teaches is the model that was there first.
+        inputs = {each: loaded if each == "teacher" else artifact for each in base.get(name).inputs}
+        artifact, observed = run_stage(store, name, inputs, params)
     took = {"cpu_seconds": time.process_time() - busy, "max_rss_bytes": memory.peak_bytes()}
     return artifact, {**took, **{name: observed[name] for name in took if name in observed}}
 
 
-def _import_ahead() -> None:
+def _import_ahead(stages: Sequence[str]) -> None:
     """Imports what stages import when they run, so that no stage pays for it."""
     import torch
+
+    if any("accelerate" in base.get(name).tools for name in stages):
+        import ingot.stages.train.trainer  # noqa: F401
+        from transformers import AutoModelForCausalLM  # noqa: F401 - slow to import
 
     torch.set_num_threads(1)
 
