@@ -85,7 +85,7 @@ def _training(options: argparse.Namespace, selection: Path, length: str) -> dict
 
 
 LENGTHS: Mapping[str, Mapping[str, object]] = {
-    "short": {"steps": 50, "evaluate_every": 25},
+    "short": {"steps": 40, "evaluate_every": 20},
     "long": {"steps": 220, "evaluate_every": 55},
 }
 PRUNED, REFIT, CE, SCRATCH, CONTROL = (
