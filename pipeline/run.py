@@ -23,6 +23,7 @@ from .planning import selected_graph
 from .report import collect, publish
 from .report.merges import merge_reports
 from .report.model import RunReport
+from .report.pruned import prune_reports
 from .report.trainings import training_reports
 from .sources import module_digests
 from .units import show_bytes
@@ -185,6 +186,7 @@ def report_of(
         data=collect.data_reports(graph, outcome),
         merges=merge_reports(graph, outcome),
         trainings=training_reports(graph, outcome),
+        prunings=prune_reports(graph, outcome),
         environment=environment(host),
         recipe=recipe.source,
         notes=graph.notes,

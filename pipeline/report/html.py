@@ -19,7 +19,7 @@ from ..units import (
     show_seconds,
     significant,
 )
-from . import figures, merge_figures, plots, training_figures
+from . import figures, merge_figures, plots, prune_figures, training_figures
 from .dag import boxes_of, dag
 from .figures import Figure
 from .golden import golden_texts
@@ -96,6 +96,7 @@ def render_html(report: RunReport) -> str:
         golden=golden_texts(report),
         merges=list(merge_figures.figures_of(report.merges)),
         trainings=list(training_figures.figures_of(report.trainings)),
+        prunings=list(prune_figures.figures_of(report.prunings)),
         weights=list(figures.weights(report)),
         worst=list(figures.worst_tensors(report)),
         steps=list(figures.steps(report)),

@@ -42,6 +42,9 @@ def render_markdown(report: RunReport) -> str:
         lines += _overview(overview)
     for target in report.targets.values():
         lines += _target(target) if target.name not in cells else ()
+    for pruning in report.prunings:
+        lines += [f"- {escape(pruning.node)}: {escape(pruning.summary)}"] if pruning.summary else []
+    lines += [""] if report.prunings else []
     lines += _nodes(report.nodes)
     lines += [f"> {escape(note)}" for note in report.notes]
     if report.command:

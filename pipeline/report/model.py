@@ -13,6 +13,7 @@ from ..gate import Check, MetricResult, Status, exit_code, worst
 from ..measurements import Golden, Quantiles, SweepCell
 from .merges import MergeReport
 from .parts import LayerError, Spread, Step, TensorError, WeightGroup
+from .pruned import PruneReport
 from .trainings import TrainingReport
 
 Facts = Mapping[str, str]
@@ -211,6 +212,7 @@ class RunReport:
     environment: Facts = field(default_factory=dict)
     merges: tuple[MergeReport, ...] = ()
     trainings: tuple[TrainingReport, ...] = ()
+    prunings: tuple[PruneReport, ...] = ()
     recipe: str = ""
     notes: tuple[str, ...] = ()
 

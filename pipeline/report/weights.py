@@ -135,6 +135,11 @@ def tensor_evidence(lineage: Sequence[NodeResult]) -> dict[str, Mapping[str, obj
     return found
 
 
+def roles_of(directory: Path) -> dict[str, tuple[str, int | None]]:
+    """Role and layer of every weight of a checkpoint, in the order of computation; none outside the table."""
+    return {weight.name: (weight.role, weight.layer) for weight in _weights(directory)}
+
+
 def packed_bytes(directory: Path, parameters: int) -> int:
     """The bytes of a quantized checkpoint's weights once packed, those in floating point as float32."""
     specs = _read_specs(directory)
