@@ -12,6 +12,10 @@ heads      a key-value head with the query heads      their rows in the maps of 
            that share it; where all share one, a      or in one map, whole or head by head, and the biases;
            query head                                 their columns in the output map; of T5 the column in
                                                       the table of distances, which all layers share
+experts    an expert of a mixture                     its maps; its row in the router
+hidden     a feature of the state that layers add to  its column in embeddings and in all maps that read the
+                                                      state, routers and heads among them; its row in those
+                                                      that write it, and their biases; its gain in norms
 =========  =========================================  =====================================================
 
 Where weights are stored as [in, out], rows and columns change places. Norms of each query's and key's head
@@ -32,12 +36,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .families import Attention, FeedForward, Layer
+    from .families import Attention, FeedForward, Layer, Norm
 
     Indices = npt.NDArray[np.int64]
 
-Kind = Literal["ffn", "heads"]
-KINDS: tuple[Kind, ...] = ("ffn", "heads")
+Kind = Literal["ffn", "heads", "experts", "hidden"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,9 @@ class Span:
 class Group:
     """Channels of one kind. label: what it is called in evidence.  layer: None where it is of several.
 
-    count: its channels.  readers: the maps that take the channels up, ``width`` inputs for each in turn.
-    key: of the config, which states the count; groups of one key have one width.
+    count: its channels.  readers: the maps that take the channels up, ``width`` inputs for each in turn; of
+    experts their exits.  key: of the config, which states the count; groups of one key have one width.
+    members: of experts, the tensors that each has for itself.
     """
 
     kind: Kind
@@ -75,11 +79,12 @@ class Group:
     readers: tuple[Linear, ...]
     width: int
     key: str
+    members: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Keys:
-    """What a config calls widths. ffn, heads: of a network's own half.  expert, shared: of mixtures.
+    """What a config calls widths. ffn, heads: of a network's own half.  expert, shared: features in mixtures.
 
     head_dim: the width of a head, where a config states it.
     """
@@ -88,13 +93,14 @@ class Keys:
     heads: str = "num_attention_heads"
     kv_heads: str = "num_key_value_heads"
     head_dim: str = "head_dim"
+    hidden: str = "hidden_size"
     expert: str = "intermediate_size"
     shared: str = "shared_expert_intermediate_size"
 
 
 USUAL = Keys()
 _QWEN_MOE = Keys(expert="moe_intermediate_size")
-_T5 = Keys(ffn="d_ff", heads="num_heads", head_dim="d_kv")
+_T5 = Keys(ffn="d_ff", heads="num_heads", head_dim="d_kv", hidden="d_model")
 # By model_type, where they are called otherwise; of encoder-decoders with two widths, those of the decoder.
 KEYS: Mapping[str, Keys] = {
     "bart": Keys(ffn="decoder_ffn_dim", heads="decoder_attention_heads"),
@@ -113,12 +119,14 @@ ENCODER_KEYS: Mapping[str, Keys] = {
 
 
 def groups(model: Architecture, kind: Kind) -> tuple[Group, ...]:
-    """Every group of a kind, in the order of computation."""
+    """Every group of a kind, in the order of computation; the state is a single one."""
+    if kind == "hidden":
+        return (_hidden(model),)
     found: list[Group] = []
     for half in (model.encoder, model):
         if half is not None:
             side = "" if model.encoder is None else "encoder." if half is model.encoder else "decoder."
-            found += _ffn(half, side) if kind == "ffn" else _heads(half, side)
+            found += {"ffn": _ffn, "heads": _heads, "experts": _experts}[kind](half, side)
     return tuple(found)
 
 
@@ -225,6 +233,73 @@ def _of_attention(model: Architecture, form: Attention, label: str, layer: int |
         spans = [*_rows(query, width=per * dim), *_rows(key_map, width=dim), *_rows(value, width=dim)]
     spans.append(_columns(form.output, per * dim))
     return Group("heads", label, layer, model.kv_heads, tuple(spans), (form.output,), per * dim, key)
+
+
+def _experts(model: Architecture, side: str) -> Iterator[Group]:
+    for layer in model.layers:
+        form = layer.feed_forward
+        if isinstance(form, Mixture):
+            members = tuple(
+                tuple(name for linear in expert.linears for name in (linear.name, linear.bias) if name)
+                for expert in form.experts
+            )
+            rows, exits = tuple(_rows(form.router)), tuple(expert.down for expert in form.experts)
+            label = f"{side}layers.{layer.index}.experts"
+            yield Group("experts", label, layer.index, len(exits), rows, exits, 0, "experts", members)
+
+
+def _hidden(model: Architecture) -> Group:
+    spans: dict[Span, None] = {}
+    readers: dict[Linear, None] = {}
+    for half in (model.encoder, model):
+        if half is None:
+            continue
+        for table in (half.embedding, half.position_embedding, half.token_type_embedding):
+            spans |= {Span(table, 1): None} if table else {}
+        for norm in norms(half):
+            spans |= {Span(name, 0): None for name in (norm.weight, norm.bias) if name}
+        for layer in half.layers:
+            entries, exits = entries_and_exits(layer)
+            readers |= dict.fromkeys(entries)
+            spans |= dict.fromkeys(span for linear in exits for span in _rows(linear))
+        routers = [linear for linear in half.gates if linear.layer is not None]
+        spans |= dict.fromkeys(_columns(linear) for linear in routers)
+        readers |= {half.head: None} if half.head else {}
+    spans |= dict.fromkeys(_columns(linear) for linear in readers)
+    key = keys_of(model).hidden
+    return Group("hidden", "state", None, model.hidden, tuple(spans), tuple(readers), 1, key)
+
+
+def norms(half: Architecture) -> Iterator[Norm]:
+    """Every norm of one half of a network that is as wide as the state."""
+    for layer in half.layers:
+        each = (
+            layer.attention_norm, layer.attention_post_norm, layer.cross_attention_norm,
+            layer.feed_forward_norm, layer.feed_forward_post_norm,
+        )  # fmt: skip
+        yield from (norm for norm in each if norm)
+    yield from (norm for norm in (half.embedding_norm, half.final_norm) if norm)
+
+
+def entries_and_exits(layer: Layer) -> tuple[list[Linear], list[Linear]]:
+    """The maps of a layer that read the state, routers apart, and those that write it."""
+    entries: list[Linear] = []
+    exits: list[Linear] = []
+    for attention in (layer.attention, layer.cross_attention):
+        if attention is not None:
+            entries += attention.inputs
+            exits.append(attention.output)
+    for block in dense_blocks(layer.feed_forward):
+        entries += block.linears[:-1]
+        exits.append(block.down)
+    return entries, exits
+
+
+def dense_blocks(form: FeedForward | Mixture) -> tuple[FeedForward, ...]:
+    """A feed-forward, or those of a mixture."""
+    if isinstance(form, Mixture):
+        return (*form.experts, *((form.shared,) if form.shared else ()))
+    return (form,)
 
 
 def is_multi_query(model: Architecture) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ...artifacts.tensors import FLOATS, TensorInfo, TensorSource, stored_elements, widened
+from ...artifacts.tensors import TensorInfo, TensorSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +23,13 @@ class Take:
     """What is taken of a tensor. name: that it is stored under.
 
     kept: by axis, the places that stay, in order; along other axes everything does.
+    factor: what its values are multiplied by, once ``offset`` has been added, which is taken away again.
     """
 
     name: str
     kept: Mapping[int, Indices] = field(default_factory=dict)
+    factor: float = 1.0
+    offset: float = 0.0
 
 
 class ThinnedSource(TensorSource):
@@ -56,6 +59,8 @@ class ThinnedSource(TensorSource):
         if name in self._changed:
             return _stored(self._changed[name](), info.dtype)
         take = self._takes[name]
+        if take.factor != 1.0:
+            return _stored(self.float32(name), info.dtype)
         whole = self._source.info(take.name)
         if not take.kept or not info.count:
             return self._source.raw(take.name)[: info.nbytes]
@@ -71,15 +76,14 @@ class ThinnedSource(TensorSource):
         if name in self._changed:
             value = self._changed[name]()
             return np.array(value if rows is None else value[rows])
-        take, info = self._takes[name], self.info(name)
-        if rows is None or 0 in take.kept:
-            if info.dtype not in FLOATS:
-                raise ValueError(f"{name} is {info.dtype}, not a floating-point tensor that float32 can hold")
-            value = widened(stored_elements(self.raw(name), info.dtype).reshape(info.shape), info.dtype)
-            return value if rows is None else value[rows].copy()
-        value = self._source.float32(take.name, rows)
+        take = self._takes[name]
+        value = self._source.float32(take.name, None if 0 in take.kept else rows)
         for axis, places in take.kept.items():
             value = value.take(places, axis=axis)
+        if 0 in take.kept and rows is not None:
+            value = value[rows].copy()
+        if take.factor != 1.0:
+            value = (value + np.float32(take.offset)) * np.float32(take.factor) - np.float32(take.offset)
         return value
 
     def release(self, name: str) -> None:

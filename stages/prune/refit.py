@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ...artifacts.tensors import TensorSource
     from ..model.calibration.walk import Stop
+    from ..model.families import Linear
 
 # How often damping may grow tenfold where kept channels go together.
 TRIES = 4
@@ -63,15 +64,23 @@ class RefitVisitor:
         self._kept = kept
         self._damp = damp
         self._tensors: dict[str, npt.NDArray[np.generic]] = {}
-        self._evidence: dict[str, object] = {}
+        self._evidence: dict[str, dict[str, object]] = {}
 
     def visit(self, stop: Stop) -> None:
-        """Fits the map of a stop."""
+        """Fits the maps of a stop."""
         started = time.process_time()
-        (linear,) = stop.linears
+        hessian = (gram(stop.inputs, stop.pool) / max(stop.rows, 1)).cpu()
+        for linear in stop.linears:
+            if linear.name in self.wanted:
+                self._fit(linear, stop, hessian)
+        share = round((time.process_time() - started) / len(stop.linears), 4)
+        for linear in stop.linears:
+            if linear.name in self.wanted:
+                self._evidence[linear.name]["cpu_seconds"] = share
+
+    def _fit(self, linear: Linear, stop: Stop, hessian: torch.Tensor) -> None:
         kept = torch.from_numpy(self._kept[linear.name])
         weight = stop.tensors.original(linear)
-        hessian = (gram(stop.inputs, stop.pool) / max(stop.rows, 1)).cpu()
         dtype, reason = self._source.info(linear.name).dtype, too_little(stop)
         plain = weight[:, kept]
         found = plain if reason else rounded(fitted(weight, kept, hessian, self._damp), dtype)
@@ -87,7 +96,6 @@ class RefitVisitor:
             "weighted_error": lost,
             "cut_weighted_error": lost_plain,
             "rows": stop.rows,
-            "cpu_seconds": round(time.process_time() - started, 4),
         }
 
     def collect(self) -> tuple[Mapping[str, npt.NDArray[np.generic]], Mapping[str, object]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import RecipeError
@@ -11,7 +11,9 @@ from ..base import Context, Result, stage
 from ..model.calibration.calibrate import ComputeParams, OptionalTextParams
 from ..model.channels import Group, groups, is_multi_query
 from ..model.checkpoint import Checkpoint
+from ..model.families import Mixture
 from .amounts import check_amount, left
+from .cutting import hidden_multiple, resized
 from .depth import require_stack
 
 if TYPE_CHECKING:
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
     from ..model.channels import Kind
     from ..model.families import Architecture
 
-SCORINGS = ("activation", "weight", "random")
-AMOUNTS = ("ffn", "heads", "layers")
+MEASURED = ("activation", "taylor")
+SCORINGS = (*MEASURED, "weight", "random")
+AMOUNTS = ("ffn", "heads", "hidden", "experts", "layers")
+# Kinds that go together; those behind them are chosen in what they leave.
+ROUNDS: tuple[tuple[Kind, ...], ...] = (("experts",), ("hidden",), ("heads", "ffn"))
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,14 @@ class StructuredParams(ComputeParams, OptionalTextParams):
         doc="share of the attention heads that goes, or how many query heads: whole groups that share a head "
         "of keys and values",
     )
+    hidden: int | float | None = param(
+        None,
+        doc="share of the width of the state that all layers read and add to, or how many of its features; "
+        "of networks with root-mean-square norms and heads of a width of their own",
+    )
+    experts: int | float | None = param(
+        None, doc="share of the experts of every mixture that goes with its row in the router, or how many"
+    )
     layers: int | float | None = param(
         None, doc="share of the layers that goes before all else, or how many: those of the least influence"
     )
@@ -50,8 +63,9 @@ class StructuredParams(ComputeParams, OptionalTextParams):
     scoring: str = param(
         "activation",
         choices=SCORINGS,
-        doc="what tells how much a channel matters: what it adds to the output on the calibration text, the "
-        "norm of its weights, or chance, as a control; of layers it is their influence, save by chance",
+        doc="what tells how much a channel matters: what it adds to the output on the calibration text, what "
+        "the loss of the text feels of it, the norm of its weights, or chance, as a control; of layers it is "
+        "their influence, save by chance",
     )
     refit: bool = param(
         True,
@@ -73,7 +87,9 @@ class StructuredParams(ComputeParams, OptionalTextParams):
         if all(getattr(self, name) is None for name in AMOUNTS):
             fix = f"give a share of at least one of {', '.join(AMOUNTS)}"
             raise RecipeError("prune: nothing would go", fix=fix)
-        needs = self.scoring == "activation" or (self.layers is not None and self.scoring != "random")
+        needs = self.scoring in ("activation", "taylor") or (
+            self.layers is not None and self.scoring != "random"
+        )
         if needs and self.calibration is None:
             what = f"prune.scoring: {self.scoring} is measured on a calibration text, and there is none"
             raise RecipeError(what, fix="name one under data:, or write scoring: weight")
@@ -86,31 +102,58 @@ def preflight(params: StructuredParams, directories: Mapping[str, Path]) -> None
 
 def check(params: StructuredParams, source: Checkpoint) -> None:
     """Raises RecipeError for what cannot go from this model, or cannot be said in its config."""
-    from .cutting import resized
-
     model = source.architecture
     if params.layers is not None:
         require_stack("prune.layers", model)
         left("prune.layers", params.layers, len(model.layers), "layers")
-    resized(source, list(amounts(params, model)))
+    for kinds in ROUNDS:
+        counts = list(amounts(params, source.architecture, kinds))
+        source = replace(source, config=resized(source, counts))
 
 
-def amounts(params: StructuredParams, model: Architecture) -> Iterator[tuple[Group, int]]:
-    """Every group that loses channels, and how many of them stay.
+def amounts(
+    params: StructuredParams, model: Architecture, kinds: tuple[Kind, ...]
+) -> Iterator[tuple[Group, int]]:
+    """Every group of some kinds that loses channels, and how many of them stay.
 
-    Raises RecipeError for kinds that the model has none of, and amounts that leave none.
+    Raises RecipeError for kinds that the model has none of or cannot lose, and amounts that leave none.
     """
-    kinds: tuple[Kind, ...] = ("heads", "ffn")
     for kind in kinds:
         amount = getattr(params, kind)
-        for group in groups(model, kind) if amount is not None else ():
+        if amount is None:
+            continue
+        _require(kind, model)
+        for group in groups(model, kind):
             yield group, _left(params, model, group, amount)
+
+
+def _require(kind: Kind, model: Architecture) -> None:
+    """Raises RecipeError where a network has no such channels, or cannot compute without some of them."""
+    if kind == "hidden" and model.norm == "layer":
+        raise RecipeError(
+            f"prune.hidden: the norms of {model.model_type} take the mean over all features away, which is "
+            "another one where some are gone",
+            fix="prune ffn, heads or layers of this model",
+        )
+    if kind == "experts" and not any(isinstance(layer.feed_forward, Mixture) for layer in model.layers):
+        what = f"prune.experts: {model.model_type} has no mixture of experts"
+        raise RecipeError(what, fix="prune ffn of this model")
 
 
 def _left(params: StructuredParams, model: Architecture, group: Group, amount: float) -> int:
     label = f"prune.{group.kind}"
     if group.kind == "ffn":
         return left(label, amount, group.count, f"features in {group.label}", params.multiple_of)
+    if group.kind == "hidden":
+        multiple = hidden_multiple(model, params.multiple_of)
+        return left(label, amount, group.count, "features of the state", multiple)
+    if group.kind == "experts":
+        stay = left(label, amount, group.count, "experts")
+        chosen = next(form.chosen for form in _mixtures(model))
+        if stay < chosen:
+            what = f"{label}: {stay} experts would stay, and each token goes through {chosen}"
+            raise RecipeError(what, fix=f"take at most {group.count - chosen}")
+        return stay
     per = 1 if is_multi_query(model) else model.heads // model.kv_heads
     if isinstance(amount, int) and amount % per:
         raise RecipeError(
@@ -148,21 +191,30 @@ def run(context: Context[StructuredParams]) -> Result:
     now, facts, observed = source, dict[str, object](), dict[str, object]()
     if params.layers is not None:
         now, facts, observed = _shallower(context, source)
-    counts = list(amounts(params, now.architecture))
-    if counts:
-        scores = importance(context, now, [group for group, _ in counts])
-        chosen = [(group, most_important(scores[group.label], count)) for group, count in counts]
-        changed, evidence = _refitted(context, now, chosen)
-        observed["tensors"] = evidence
-        now = narrowed(now, chosen, changed)
-    facts |= {
-        "pruned_by": "structured",
-        "scoring": params.scoring,
-        "widths": [
-            {"kind": group.kind, "where": group.label, "before": group.count, "after": count}
+    widths: list[dict[str, object]] = []
+    evidence: dict[str, object] = {}
+    for kinds in ROUNDS:
+        counts = list(amounts(params, now.architecture, kinds))
+        if not counts:
+            continue
+        found = importance(context, now, [group for group, _ in counts], kinds[0])
+        chosen = [(group, most_important(found.scores[group.label], count)) for group, count in counts]
+        changed, told = _refitted(context, now, chosen, kinds[0])
+        made_up = _made_up(now, counts, chosen, found.energies)
+        now = narrowed(now, chosen, changed, made_up)
+        evidence |= told
+        widths += [
+            {
+                "kind": group.kind,
+                "where": group.label,
+                "layer": group.layer,
+                "before": group.count,
+                "after": count,
+            }
             for group, count in counts
-        ],
-    }
+        ]
+    facts |= {"pruned_by": "structured", "scoring": params.scoring, "widths": widths}
+    observed["tensors"] = evidence
     return write(context, now, facts, observed)
 
 
@@ -182,7 +234,22 @@ def _shallower(context: Context[StructuredParams], source: Checkpoint) -> Any:
     return made, {"layers_dropped": gone, "layers_before": total}, told(influence, gone)
 
 
-def _refitted(context: Context[StructuredParams], source: Checkpoint, chosen: Any) -> Any:
+def _made_up(source: Checkpoint, counts: Any, chosen: Any, energies: Any) -> dict[str, float]:
+    """What gains and embeddings are multiplied by, where the state is narrower."""
+    from .state import factors
+
+    for group, channels in chosen:
+        if group.kind == "hidden":
+            after = replace(source, config=resized(source, counts)).architecture
+            return factors(source.architecture, after, source.tensors, channels, energies)
+    return {}
+
+
+def _mixtures(model: Architecture) -> Iterator[Mixture]:
+    yield from (layer.feed_forward for layer in model.layers if isinstance(layer.feed_forward, Mixture))
+
+
+def _refitted(context: Context[StructuredParams], source: Checkpoint, chosen: Any, part: str) -> Any:
     """The maps that take chosen channels up, fitted to what they gave, and what was observed of each."""
     import numpy as np
 
@@ -197,9 +264,12 @@ def _refitted(context: Context[StructuredParams], source: Checkpoint, chosen: An
         reader.name: (channels[:, None] * group.width + np.arange(group.width)).reshape(-1)
         for group, channels in chosen
         for reader in group.readers
+        if group.width
     }
+    if not kept:
+        return {}, {}
     visitor = RefitVisitor(source.tensors, kept, params.damp_percent)
-    journal = calibrate(context, source, visitor, "refit")
+    journal = calibrate(context, source, visitor, f"{part}-refit")
     evidence, results = journal.evidence(), journal.results()
     if remark := describe_fallbacks(evidence, "cut without fitting"):
         context.note(remark)

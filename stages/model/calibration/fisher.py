@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     Report = Callable[[int, int, str], None]
     Squares = dict[str, torch.Tensor]
+    End = Callable[[torch.Tensor, Architecture, Batch, int], None]
 
 
 class Watched(BlockTensors):
@@ -75,7 +76,8 @@ class Watched(BlockTensors):
 class Fisher:
     """A network, and a text to take through it forwards and back. All is computed in float32.
 
-    seed: of the tokens that are drawn.  watch: what squares are of.
+    seed: of the tokens that are drawn.  watch: what squares are of.  end: starts the way back at what the
+    network gives, for a batch and a seed.
     """
 
     model: Architecture
@@ -86,6 +88,7 @@ class Fisher:
     threads: int
     seed: int
     watch: Callable[[BlockTensors], Watched] = Watched
+    end: End | None = None
 
     def squares(self, progress: Report) -> Squares:
         """By linear map, the sum of its outputs' squared gradients over the text by token: float32 [out].
@@ -176,7 +179,7 @@ class Fisher:
             run = step.run(watched, lambda tensor: tensor, self.batches[number], State(hidden, held))
             given = finish(run)
             if gradient is None and not step.is_memory:
-                _end(given, self.model, self.seed + number)
+                (self.end or drawn_labels)(given, self.model, self.batches[number], self.seed + number)
             elif given.requires_grad:
                 torch.autograd.backward(given, memory if step.is_memory else gradient)
         if held is not None and held.grad is not None:
@@ -184,8 +187,20 @@ class Fisher:
         return hidden.grad, memory, watched.squares()
 
 
-def _end(given: torch.Tensor, model: Architecture, seed: int) -> None:
-    """Starts the way back at a network's output [batch, length, width]."""
+def single_windows(batches: Sequence[Batch]) -> list[Batch]:
+    """Every window as a batch of its own, as squares of single windows' gradients want them."""
+    return [
+        Batch(
+            batch.ids[place : place + 1],
+            None if batch.sources is None else batch.sources[place : place + 1],
+        )
+        for batch in batches
+        for place in range(len(batch.ids))
+    ]
+
+
+def drawn_labels(given: torch.Tensor, model: Architecture, _batch: Batch, seed: int) -> None:
+    """Starts the way back at a network's output [batch, length, width], with tokens that it predicts."""
     generator = torch.Generator().manual_seed(seed)
     if model.task == "encoder":
         torch.autograd.backward(given, torch.randn(given.shape, generator=generator).to(given.device))

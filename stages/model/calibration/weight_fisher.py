@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..blocks.network import Batch
-from .fisher import Fisher, Watched
+from .fisher import Fisher, Watched, single_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ....artifacts.tensors import TensorSource
+    from ..blocks.network import Batch
     from ..blocks.tensors import BlockTensors
     from ..families import Architecture, Linear
     from .fisher import Report, Squares
@@ -90,11 +90,7 @@ def weight_fisher(
     A step's matrices come with it; tensors that several steps may share, and those outside the layers, come
     at last. seed: of the tokens that are drawn.
     """
-    windows = [
-        Batch(batch.ids[place : place + 1], _window(batch.sources, place))
-        for batch in batches
-        for place in range(len(batch.ids))
-    ]
+    windows = single_windows(batches)
     vocabulary = source.info(model.embedding).shape[0]
     shared: Squares = {}
     fisher = Fisher(
@@ -113,7 +109,3 @@ def weight_fisher(
             for name, value in shared.items()
         },
     )
-
-
-def _window(sources: torch.Tensor | None, place: int) -> torch.Tensor | None:
-    return None if sources is None else sources[place : place + 1]

@@ -171,7 +171,7 @@ def test_threads_spilling_and_a_kill_change_no_byte(prune: Any, tmp_path: Path) 
         """Stands for the end of the process."""
 
     def die(done: int, _total: int, what: str) -> None:
-        if what == "head" or (what == "layers.0" and done > 0 and (tmp_path / "job" / "refit").exists()):
+        if what == "layers.0" and done > 0 and (tmp_path / "job" / "heads-refit").exists():
             raise Killed
 
     again = prune("llama", STAGE, threads=3, activation_budget_mb=0, ffn=0.5, layers=1)
@@ -237,8 +237,8 @@ def test_what_is_said_of_it_is_json_and_tells_widths(prune: Any) -> None:
     found = prune("llama", STAGE, ffn=0.5, heads=0.5)
     json.dumps(found.observed, allow_nan=False)
     widths = found.artifact.facts["widths"]
-    assert {"kind": "ffn", "where": "layers.1.feed_forward", "before": 160, "after": 80} in widths
-    assert {"kind": "heads", "where": "layers.0.attention", "before": 2, "after": 1} in widths
+    assert {"kind": "ffn", "where": "layers.1.feed_forward", "layer": 1, "before": 160, "after": 80} in widths
+    assert {"kind": "heads", "where": "layers.0.attention", "layer": 0, "before": 2, "after": 1} in widths
 
 
 def test_spans_of_a_fused_map_are_those_of_query_key_and_value() -> None:
