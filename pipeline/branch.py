@@ -249,6 +249,10 @@ class Branch:
                 return PLAIN, NONE
             node = builder.node(next(iter(node.inputs.values())))
         method, bits = node.stage.partition(".")[2], getattr(node.params, "bits", None)
+        before = node.inputs.get("model")
+        if before is not None and builder.output_kind(before) == QUANTIZED:
+            # Codes that are trained further are as wide as they were.
+            return self._weights(before)[0], method
         return (f"int{bits}" if bits is not None else method), method
 
     def _check_accepted(self, width: str, method: str) -> None:

@@ -8,7 +8,7 @@ from ..artifacts.errors import InputError
 from ..stages import base
 from ..stages.load.intake import open_source
 from ..stages.load.packed import open_packed
-from .trunk import LOAD_QUANTIZED
+from .trunk import LOAD_QUANTIZED, QUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ def require_accepted(graph: Graph, directories: Mapping[str, Path]) -> None:
         stage = base.get(node.stage)
         if stage.accepts is None or len(node.inputs) != 1:
             continue
-        found = _weights(graph.nodes[next(iter(node.inputs.values()))], directories, opened)
+        found = _weights(graph.nodes[next(iter(node.inputs.values()))], graph, directories, opened)
         if found is None:
             continue
         try:
@@ -41,7 +41,7 @@ def require_accepted(graph: Graph, directories: Mapping[str, Path]) -> None:
 
 
 def _weights(
-    node: Node, directories: Mapping[str, Path], opened: dict[str, Architecture]
+    node: Node, graph: Graph, directories: Mapping[str, Path], opened: dict[str, Architecture]
 ) -> tuple[Mapping[str, WeightSpec], Architecture] | None:
     """The quantized weights that a node makes, and of which network; None where that is not known.
 
@@ -52,7 +52,11 @@ def _weights(
         packed = open_packed(directories[node.name])
         return packed.weights, packed.model
     source = next(iter(node.inputs.values()), "")
-    if stage.formats is None or source not in directories:
+    if stage.formats is None or not source:
+        return None
+    if base.get(graph.nodes[source].stage).output == QUANTIZED:
+        return _weights(graph.nodes[source], graph, directories, opened)
+    if source not in directories:
         return None
     if source not in opened:
         # Whether it may be pickled has been decided: only the headers are read here.

@@ -83,6 +83,7 @@ BUILTIN: Mapping[str, str] = {
     "quantize.dynamic": "ingot.stages.quantize.dynamic",
     "quantize.gptq": "ingot.stages.quantize.gptq",
     "quantize.mixed": "ingot.stages.quantize.mixed",
+    "quantize.qat": "ingot.stages.quantize.qat",
     "quantize.awq": "ingot.stages.quantize.awq",
     "quantize.static": "ingot.stages.quantize.static",
     "quantize.smoothquant": "ingot.stages.quantize.smoothquant",

@@ -288,6 +288,17 @@ def distilled(params: Any, work: Work) -> Estimate:
     )
 
 
+def rounded_training(params: Any, work: Work) -> Estimate:
+    """`quantize.qat`: the same with every weight rounded at every step, and codes in the end."""
+    found = distilled(params, work) if "teacher1" in work.inputs else trained(params, work)
+    return replace(
+        found,
+        cpu_seconds=1.15 * found.cpu_seconds,
+        memory_bytes=found.memory_bytes + 2 * FLOAT32 * work.parameters,
+        output_bytes=int(CODES * work.parameters) + SIDECARS,
+    )
+
+
 def foreign(params: Any, work: Work) -> Estimate:
     """Another library's quantizer: the whole model in torch; AWQ runs each block for every scale it tries."""
     seconds = {"gptq": 8e-11, "awq": 6.2e-10, "rtn": 0.0}[params.algorithm]
@@ -395,6 +406,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "quantize.gptq": calibrated,
     "quantize.awq": calibrated,
     "quantize.mixed": mixed,
+    "quantize.qat": rounded_training,
     "quantize.static": grids,
     "quantize.smoothquant": grids,
     "quantize.nf4": rounding,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import InputError, RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Expansion, Result, Source, stage
-from ..train.params import TOOLS, TrainParams, requirements
+from ..train.params import TOOLS, TaughtParams, requirements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,46 +20,18 @@ if TYPE_CHECKING:
     from ..train.text import Corpus
 
 TEACHER = "teacher"
-DIVERGENCES = ("forward", "reverse", "js")
 TASKS = ("causal-lm", "encoder")
 
 
 @dataclass(frozen=True)
-class DistillParams(TrainParams):
+class DistillParams(TaughtParams):
     """Parameters of `distill`."""
 
-    teacher: str | None = param(
-        None, doc="who teaches: a node of the recipe, such as load, a directory, or org/name@revision"
-    )
     learning_rate: float = param(
         2e-4,
         minimum=0.0,
         doc="the highest of the run; twice that of fine-tuning, since a teacher's predictions are less noisy "
         "than a text",
-    )
-    divergence: str = param(
-        "forward",
-        choices=DIVERGENCES,
-        doc="between predictions: forward KL, which covers all that the teacher does; reverse, "
-        "which keeps to what it does most; or js, between the two",
-    )
-    temperature: float = param(
-        1.0,
-        minimum=0.05,
-        doc="logits are divided by it; above 1 unlikely tokens count more, which much training gains from",
-    )
-    alpha: float = param(
-        1.0,
-        minimum=0.0,
-        maximum=1.0,
-        doc="share of the teacher in the loss, the rest is the text's own next tokens; all of it, since a "
-        "short text teaches less than its teacher",
-    )
-    top_k: int = param(
-        0,
-        minimum=0,
-        doc="likeliest tokens of the teacher that are kept on disk, and the mass of others, so that it "
-        "runs once over a text that is seen several times; 0 takes whole distributions, computed every time",
     )
     hidden: float | None = param(
         None,

@@ -216,11 +216,15 @@ class QuantizedWeight:
 
 @dataclass(frozen=True)
 class QuantizedCheckpoint:
-    """A `quantized-checkpoint` payload, opened. ``checkpoint`` holds what stayed in floating point."""
+    """A `quantized-checkpoint` payload, opened. ``checkpoint`` holds what stayed in floating point.
+
+    transforms: what was folded into the network before it was quantized.
+    """
 
     checkpoint: Checkpoint
     method: str
     quantized: Mapping[str, WeightSpec]
+    transforms: Sequence[Mapping[str, object]] = ()
 
     @staticmethod
     def open(directory: Path) -> QuantizedCheckpoint:
@@ -230,6 +234,7 @@ class QuantizedCheckpoint:
             value = json.loads(path.read_text("utf-8"))
             specs = {name: WeightSpec.from_json(entry) for name, entry in value["weights"].items()}
             schema, method = value["schema"], str(value["method"])
+            transforms = tuple(value.get("transforms", ()))
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptError(f"not a quantization record: {error}", where=str(path)) from error
         if schema != SCHEMA:
@@ -241,7 +246,7 @@ class QuantizedCheckpoint:
             if missing:
                 parts = ", ".join(part.removeprefix(f"{name}.") for part in missing)
                 raise CorruptError(f"{name} lacks its {parts}", where=str(directory / WEIGHTS_FILE))
-        return QuantizedCheckpoint(checkpoint, method, specs)
+        return QuantizedCheckpoint(checkpoint, method, specs, transforms)
 
     def weight(self, name: str) -> QuantizedWeight:
         """A quantized weight as views of the mapped file."""

@@ -37,13 +37,15 @@ class Made:
     take the place of the checkpoint's own.
 
     evidence: what was observed, by weight, also of weights that are rounded here.  transforms: what was
-    folded into the network, for the record.
+    folded into the network, for the record.  is_sparse: False where zeros among the weights are not those of
+    pruning, so that nobody is to count them.
     """
 
     tensors: TensorSource | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     transforms: Sequence[Mapping[str, object]] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
+    is_sparse: bool = True
 
     def holds(self, name: str) -> bool:
         """Whether it brings the tensor of that name."""
@@ -93,7 +95,7 @@ def write(
             tensors, parameters = floats.get(dtype, (0, 0))
             floats[dtype] = (tensors + 1, parameters + info.count)
     linear = [specs[item.name] for item in source.architecture.linears if item.name in specs]
-    zeros = count_zeros(source, context.output.payload, specs) or {}
+    zeros = (made.is_sparse and count_zeros(source, context.output.payload, specs)) or {}
     if (lost := 1 - zeros.get("zeros_kept", 1.0)) > 0:
         context.note(f"{lost:.2%} of the zeros of a sparse checkpoint are none any more")
     facts = {

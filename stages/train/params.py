@@ -12,6 +12,7 @@ from ..base import Requirement
 
 LENGTHS = ("steps", "epochs", "tokens")
 SCHEDULES = ("cosine", "linear", "one-cycle", "constant")
+DIVERGENCES = ("forward", "reverse", "js")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 GROUPED = ("learning_rate", "weight_decay")
 # Distributions whose versions decide what training gives.
@@ -165,6 +166,39 @@ class TrainParams:
     def chooser(self) -> str | None:
         """The file that chooses; None for a share of the training text."""
         return self.selection_text or self.selection
+
+
+@dataclass(frozen=True)
+class TaughtParams(TrainParams):
+    """Parameters of every stage that trains, or may train, against a teacher's predictions."""
+
+    teacher: str | None = param(
+        None, doc="who teaches: a node of the recipe, such as load, a directory, or org/name@revision"
+    )
+    divergence: str = param(
+        "forward",
+        choices=DIVERGENCES,
+        doc="between predictions: forward KL, which covers all that the teacher does; reverse, "
+        "which keeps to what it does most; or js, between the two",
+    )
+    temperature: float = param(
+        1.0,
+        minimum=0.05,
+        doc="logits are divided by it; above 1 unlikely tokens count more, which much training gains from",
+    )
+    alpha: float = param(
+        1.0,
+        minimum=0.0,
+        maximum=1.0,
+        doc="share of the teacher in the loss, the rest is the text's own next tokens; all of it, since a "
+        "short text teaches less than its teacher",
+    )
+    top_k: int = param(
+        0,
+        minimum=0,
+        doc="likeliest tokens of the teacher that are kept on disk, and the mass of others, so that it "
+        "runs once over a text that is seen several times; 0 takes whole distributions, computed every time",
+    )
 
 
 def _check_group(pattern: str, changes: Mapping[str, object]) -> None:
