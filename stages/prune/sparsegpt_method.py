@@ -25,6 +25,7 @@ class SparseGpt:
 
     name = "sparsegpt"
     never_worse = True
+    goes_on_pruned = True
 
     def __init__(self, params: SparseGptParams) -> None:
         self._params = params

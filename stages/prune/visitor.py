@@ -1,4 +1,4 @@
-"""Pruning on the walk: at every stop the weights that read one input, and the walk goes on with them."""
+"""Pruning on the walk: at every stop the weights that read one input."""
 
 from __future__ import annotations
 
@@ -35,10 +35,14 @@ class Pruned:
 
 
 class Method(Protocol):
-    """A way to prune by inputs. never_worse: magnitude takes its place where that loses less."""
+    """A way to prune by inputs. never_worse: magnitude takes its place where that loses less.
+
+    goes_on_pruned: later weights are pruned by what the pruned ones before them give.
+    """
 
     name: str
     never_worse: bool
+    goes_on_pruned: bool
 
     def hessian(self, stop: Stop) -> torch.Tensor:
         """XXᵀ of a stop's inputs divided by their number, float32 [in, in], which errors are measured by."""
@@ -67,7 +71,7 @@ class PruneVisitor:
         self._evidence: dict[str, object] = {}
 
     def visit(self, stop: Stop) -> None:
-        """Prunes the wanted weights of a stop and lets the walk go on with them."""
+        """Prunes the wanted weights of a stop, and lets the walk go on with them if the method wants that."""
         started = time.process_time()
         method = self._method
         linears = [linear for linear in stop.linears if linear.name in self.wanted]
@@ -84,7 +88,8 @@ class PruneVisitor:
             lost, lost_plain = (relative_error(weight, each, hessian) for each in (found, simple))
             if reason is None and method.never_worse and lost > lost_plain:
                 found, lost, why = simple, lost_plain, "that loses less on the calibration text"
-            stop.tensors.replace(linear, found)
+            if method.goes_on_pruned:
+                stop.tensors.replace(linear, found)
             stored = found.T.contiguous() if linear.stored_in_out else found
             self._tensors[linear.name] = stored.cpu().numpy()
             self._evidence[linear.name] = {

@@ -27,7 +27,7 @@ class WandaParams(CalibratedPruneParams):
     preflight=preflight,
 )
 def run(context: Context[WandaParams]) -> Result:
-    """Prunes the checkpoint `model` (arXiv:2306.11695), later layers by what pruned ones before them give."""
+    """Prunes the checkpoint `model` (arXiv:2306.11695), every weight by the inputs it had in it."""
     from .calibrated import prune
     from .wanda_method import Wanda
 

@@ -21,10 +21,16 @@ MEASURED = 4
 
 
 class Wanda:
-    """Needs the norms of inputs alone; the Hessian that errors are measured by is of a part of the text."""
+    """Needs the norms of inputs alone; the Hessian that errors are measured by is of a part of the text.
+
+    What stays is not moved, so nothing makes up for what pruning did to an input: its norms in the network as
+    it was say better what matters. On an 8M Llama, norms behind pruned weights lost 0.5 % more perplexity at
+    50 %, and 2.4 % more at 2:4.
+    """
 
     name = "wanda"
     never_worse = False
+    goes_on_pruned = False
 
     def hessian(self, stop: Stop) -> torch.Tensor:
         """XXᵀ of batches spread evenly over the stop's inputs, divided by their tokens, float32 [in, in]."""

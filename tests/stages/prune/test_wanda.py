@@ -24,14 +24,21 @@ def test_scores_worked_by_hand() -> None:
     assert pruned.tolist() == [[4, 0, 1, 0], [0, 0, -1, -3], [-3, 0, 0, 2]]
 
 
-def test_the_first_layer_goes_by_the_inputs_that_transformers_computes(prune: Any, calibration: Any) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj"],
+)
+def test_every_layer_goes_by_the_inputs_that_transformers_computes_in_the_whole_network(
+    name: str, prune: Any, calibration: Any
+) -> None:
     import torch
     import transformers
     from ingot.stages.model.calibration.samples import take
 
-    found = prune("llama", STAGE, compute_dtype="float32")
+    found, name = prune("llama", STAGE, compute_dtype="float32"), f"model.layers.{place}"
     model = transformers.AutoModelForCausalLM.from_pretrained(found.directory)
-    squares, name = torch.zeros(64, dtype=torch.float64), "model.layers.0.self_attn.q_proj"
+    before = found.before.tensors.float32(f"{name}.weight")
+    squares = torch.zeros(before.shape[1], dtype=torch.float64)
 
     def see(_module: Any, given: Any) -> None:
         squares.add_(given[0].double().square().flatten(0, 1).sum(0))
@@ -41,21 +48,22 @@ def test_the_first_layer_goes_by_the_inputs_that_transformers_computes(prune: An
         for batch in take(calibration, found.directory, found.before.architecture, 64, 16).batches:
             model(batch.ids)
     hook.remove()
-    before = found.before.tensors.float32(f"{name}.weight")
     score = np.abs(before) * squares.sqrt().numpy()
-    middle = np.sort(score, axis=1)[:, 31:32]
+    half = before.shape[1] // 2
+    middle = np.sort(score, axis=1)[:, half - 1 : half]
     after = found.weight(f"{name}.weight")
-    assert np.array_equal(after == 0, score <= middle)
+    # Scores that are as good as equal may come out either way.
+    apart = np.abs(score - middle) > 1e-5 * middle
+    apart |= score == middle
+    assert np.array_equal((after == 0)[apart], (score <= middle)[apart])
     assert np.array_equal(after[after != 0], before[after != 0])
 
 
-def test_later_layers_are_scored_by_what_pruned_ones_give(prune: Any) -> None:
+def test_what_is_pruned_before_a_layer_does_not_change_its_scores(prune: Any) -> None:
     whole = prune("llama", STAGE, sparsity=0.8)
     last = prune("llama", STAGE, sparsity=0.8, only=["*.1.*"])
-    name = "model.layers.1.mlp.down_proj.weight"
-    assert (whole.weight(name) == 0).sum() == (last.weight(name) == 0).sum()
-    assert not np.array_equal(whole.weight(name), last.weight(name))
-    first = "model.layers.0.mlp.down_proj.weight"
+    name, first = "model.layers.1.mlp.down_proj.weight", "model.layers.0.mlp.down_proj.weight"
+    assert np.array_equal(whole.weight(name), last.weight(name))
     assert np.array_equal(last.weight(first), last.before.tensors.float32(first))
 
 
