@@ -24,12 +24,9 @@ def test_scores_worked_by_hand() -> None:
     assert pruned.tolist() == [[4, 0, 1, 0], [0, 0, -1, -3], [-3, 0, 0, 2]]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj"],
-)
+@pytest.mark.parametrize("place", ["0.self_attn.q_proj", "1.self_attn.o_proj", "1.mlp.down_proj"])
 def test_every_layer_goes_by_the_inputs_that_transformers_computes_in_the_whole_network(
-    name: str, prune: Any, calibration: Any
+    place: str, prune: Any, calibration: Any
 ) -> None:
     import torch
     import transformers
