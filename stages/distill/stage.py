@@ -145,6 +145,7 @@ def _objective(
     from ..train.distillation import Distillation
     from ..train.features import layer_map
     from ..train.objective import NextToken
+    from ..train.processes import own_name
     from ..train.teacher_cache import Cache
     from ..train.trainer import selection_loss
 
@@ -155,7 +156,7 @@ def _objective(
         device
     )
     mapped = layer_map(params.layer_map, len(model.layers), len(other.layers))
-    cache = Cache(context.job / TEACHER, corpus.training, params.top_k) if params.top_k else None
+    cache = Cache(context.job / own_name(TEACHER), corpus.training, params.top_k) if params.top_k else None
     objective = Distillation(
         terms, module, tuple(enumerate(mapped)), (model.hidden, other.hidden), cache, params.top_k
     )

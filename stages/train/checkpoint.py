@@ -13,6 +13,7 @@ from ...artifacts.errors import InputError
 from ...artifacts.schema import to_plain
 from ..base import Result
 from .hooks import KeepZeros
+from .processes import leave_if_helper, together
 from .trainer import Diverged, Setup, train
 from .weights import freeze
 
@@ -106,16 +107,19 @@ def fit(
     """
     setup = Setup(
         module, objective, corpus, context.params, context.job, fingerprint(context, corpus), context.seed,
-        context.threads, context.progress, hooks, stored, first_result,
+        max(1, context.threads // context.params.processes), context.progress, hooks, stored, first_result,
     )  # fmt: skip
     try:
-        history = train(setup)
+        with together(context):
+            history = train(setup)
     except Diverged as error:
+        leave_if_helper()
         good = context.job / LAST_GOOD
         keep(good)
         raise Diverged(
             error.what, where=str(good), fix=f"{error.fix}; that directory has the best point"
         ) from None
+    leave_if_helper()
     if history.best == 0:
         context.note("training found nothing better than the weights it began with, which are returned")
     return history

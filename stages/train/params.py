@@ -62,6 +62,12 @@ class TrainParams:
         minimum=1,
         doc="parts that a process computes its share of a batch in: less memory, the same gradients",
     )
+    processes: int = param(
+        1,
+        minimum=1,
+        doc="processes of this machine that share every batch, on a GPU each where there are as many; "
+        "gradients are those of one",
+    )
     window: int = param(
         256, minimum=2, doc="tokens of a window, fewer where the context is shorter; 256 as in evaluation"
     )
@@ -149,8 +155,10 @@ class TrainParams:
             raise RecipeError(f"betas: {list(self.betas)} are not two numbers from 0 and below 1")
         if self.ema_decay == 1:
             raise RecipeError("ema_decay: 1 never moves", fix="0.99 averages the last hundred steps")
-        if self.accumulation > self.batch_size:
-            what = f"accumulation: {self.accumulation} parts of a batch of {self.batch_size} windows"
+        parts = self.accumulation * self.processes
+        if parts > self.batch_size:
+            name = "accumulation" if self.processes == 1 else "accumulation and processes"
+            what = f"{name}: {parts} parts of a batch of {self.batch_size} windows"
             raise RecipeError(what, fix="a part is a window at least")
         if self.log_directory is not None and self.log_to != "tensorboard":
             raise RecipeError("log_directory has no effect", fix="it is where log_to: tensorboard writes")

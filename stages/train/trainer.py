@@ -9,6 +9,7 @@ one process.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from ...artifacts.errors import StageError
 from ..model.calibration.calibrate import choose_device, choose_dtype
@@ -89,9 +91,14 @@ def step_count(params: TrainParams, windows: Windows) -> int:
 def rows_of(step: int, size: int, count: int, seed: int) -> Numbers:
     """The windows of a step, int64 [size]: every epoch takes all ``count`` of them in an order of its own."""
     places = np.arange(step * size, (step + 1) * size)
-    epochs = {epoch: np.random.default_rng((seed, epoch)) for epoch in np.unique(places // count).tolist()}
-    orders = {epoch: generator.permutation(count) for epoch, generator in epochs.items()}
-    return np.array([orders[place // count][place % count] for place in places.tolist()], np.int64)
+    found = [_order(seed, place // count, count)[place % count] for place in places.tolist()]
+    return np.array(found, np.int64)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> Numbers:
+    """The windows of an epoch, int64 [count]."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def selection_loss(
@@ -137,7 +144,11 @@ class _Trainer:
         params = setup.params
         self._setup, self._params = setup, params
         self._device = choose_device(params.device)
-        self._accelerator = Accelerator(cpu=self._device.type == "cpu", **_tracking(setup))
+        # Poolers and experts that no token chose get no gradient.
+        shared = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self._accelerator = Accelerator(
+            cpu=self._device.type == "cpu", kwargs_handlers=[shared], **_tracking(setup)
+        )
         self._device = self._accelerator.device
         torch.set_num_threads(setup.threads)
         if params.gradient_checkpointing:
