@@ -21,6 +21,9 @@ SHOWN_PERCENTILE = 99
 SHOWN_PERCENTS = (*range(0, 99, 2), 99)
 TRADE_HEIGHT, TRADE_LEFT = 250, 50
 LABEL_HEIGHT, LONGEST_LABEL, LONGEST_SIDE = 13, 30, 14
+# More names than these have no room below one another.
+MOST_NAMES = 15
+CHARACTER_WIDTH, MOST_MARGIN = 6.0, 110
 
 
 def cumulative(
@@ -73,7 +76,10 @@ def _curve(curve: Sequence[float], across: Scale, up: Scale, kind: str) -> Fragm
 
 @dataclass(frozen=True)
 class Traded:
-    """A target to choose: its size, and the change of its quality with the interval of that."""
+    """A target to choose: its size, and the change of its quality with the interval of that.
+
+    is_front: none of the others is better in one of the two and no worse in the other.
+    """
 
     name: str
     status: str
@@ -81,12 +87,18 @@ class Traded:
     delta: float
     low: float | None
     high: float | None
+    is_front: bool = False
 
 
 def trade(targets: Sequence[Traded], title: str, comparison: str) -> Fragment:
-    """Each target as a dot: bytes to the right, change of quality upwards, with its interval."""
+    """Each target as a dot: bytes to the right, change of quality upwards, with its interval.
+
+    A line runs along the front, and names of the others are faint; of very many, the front alone has names.
+    """
     bounds = [bound for t in targets for bound in (t.delta, t.low, t.high) if bound is not None]
-    across = Scale(0, max(target.size_bytes for target in targets) * 1.06, TRADE_LEFT, WIDTH)
+    beaten = [_width(target) for target in targets if not target.is_front]
+    right = WIDTH - min(max(beaten, default=0.0), MOST_MARGIN)
+    across = Scale(0, max(target.size_bytes for target in targets) * 1.06, TRADE_LEFT, right)
     up = padded([0.0, *bounds], TRADE_HEIGHT - 24, 8)
     parts = [line(TRADE_LEFT, up(0), WIDTH, up(0), "zero")]
     for tick in up.ticks(4):
@@ -97,9 +109,12 @@ def trade(targets: Sequence[Traded], title: str, comparison: str) -> Fragment:
     for tick in across.ticks(4):
         shown = show_bytes(tick) if tick else "0"
         parts.append(text(across(tick), TRADE_HEIGHT - 6, shown, "tick", _anchor(across(tick))))
+    parts += _front([target for target in targets if target.is_front], across, up)
     ordered = sorted(targets, key=lambda target: -target.delta)
-    for target, place in zip(ordered, _apart([up(target.delta) + 4 for target in ordered]), strict=True):
-        parts += _dot(target, across(target.size_bytes), up, place)
+    named = [target for target in ordered if target.is_front or len(ordered) <= MOST_NAMES][:MOST_NAMES]
+    places = dict(zip(map(id, named), _apart([up(target.delta) + 4 for target in named]), strict=True))
+    for target in ordered:
+        parts += _dot(target, across(target.size_bytes), up, places.get(id(target)))
     said = (
         f"{target.name}: {show_bytes(target.size_bytes)}, {show_delta(target.delta, '', comparison)}"
         for target in targets
@@ -108,16 +123,35 @@ def trade(targets: Sequence[Traded], title: str, comparison: str) -> Fragment:
     return drawing(WIDTH, TRADE_HEIGHT, label, *parts, description="; ".join(said))
 
 
-def _dot(target: Traded, x: float, up: Scale, place: float) -> Iterator[Fragment]:
+def _front(targets: Sequence[Traded], across: Scale, up: Scale) -> Iterator[Fragment]:
+    """The stairs that nothing lies below: from one target to the next larger one, and on to the edge."""
+    ordered = sorted(targets, key=lambda target: target.size_bytes)
+    if len(ordered) > 1:
+        steps = [f"H{across(each.size_bytes):.1f}V{up(each.delta):.1f}" for each in ordered[1:]]
+        start = f"M{across(ordered[0].size_bytes):.1f} {up(ordered[0].delta):.1f}"
+        yield tag("path", d=f"{start}{''.join(steps)}H{WIDTH}", class_="front")
+
+
+def _dot(target: Traded, x: float, up: Scale, place: float | None) -> Iterator[Fragment]:
+    """place: the baseline of its name; None where it has none."""
     y = up(target.delta)
-    is_right = x > WIDTH * 0.62
-    beside, anchor = (x - 9, "end") if is_right else (x + 9, "start")
-    if place - y > LABEL_HEIGHT:
+    # Nothing lies to the left of the front, so its names go there; the others have what is to the right.
+    room = x - 9 - TRADE_LEFT if target.is_front else x + 9 + _width(target) - WIDTH
+    is_left = room > _width(target) if target.is_front else room > 0
+    beside, anchor = (x - 9, "end") if is_left else (x + 9, "start")
+    if place is not None and place - y > LABEL_HEIGHT:
         yield line(x, y, beside, place - 4, "grid")
     if target.low is not None and target.high is not None:
         yield line(x, up(target.low), x, up(target.high), f"whisker {target.status}")
     yield circle(x, y, 3.8, f"dot {target.status}")
-    yield text(beside, place, shortened(target.name, LONGEST_LABEL), "small halo", anchor)
+    if place is not None:
+        shade = "small halo" if target.is_front else "small halo faint"
+        yield text(beside, place, shortened(target.name, LONGEST_LABEL), shade, anchor)
+
+
+def _width(target: Traded) -> float:
+    """About how wide a target's name is."""
+    return len(shortened(target.name, LONGEST_LABEL)) * CHARACTER_WIDTH
 
 
 def _apart(places: Sequence[float]) -> list[float]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..metrics import QUALITY, metric_title
 from ..units import significant
-from . import curves, heat
+from . import curves, heat, pareto
 from .layer_bars import layer_bars
 from .svg import Fragment
 from .waterfall import waterfall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from ..gate import MetricResult
     from .model import RunReport, TargetReport
 
 SPREAD_TITLES = {"prefill_ms": "prefill", "decode_step_ms": "one decoded token"}
@@ -78,23 +79,39 @@ def sweeps(report: RunReport) -> Iterator[Figure]:
 
 
 def trades(report: RunReport) -> Iterator[Figure]:
-    """Quality against size, where there are several targets to choose from."""
+    """Quality against size, where there are several targets to choose from; each matrix by itself."""
+    groups: dict[str, list[TargetReport]] = {}
+    for target in report.targets.values():
+        groups.setdefault(target.cell_of or "", []).append(target)
+    small = [group for group in groups.values() if len(group) < FEWEST_TRADED]
+    large = {title: group for title, group in groups.items() if len(group) >= FEWEST_TRADED}
+    together = [target for group in small for target in group]
+    titled = len(large) > 1
+    for title, group in {**large, **({"": [*large.get("", []), *together]} if together else {})}.items():
+        for figure in _trades(group):
+            yield replace(figure, title=f"{title}: {figure.title.lower()}") if title and titled else figure
+
+
+def _trades(targets: Sequence[TargetReport]) -> Iterator[Figure]:
     for name in QUALITY:
-        found = [traded for target in report.targets.values() if (traded := _traded(target, name))]
-        if len(found) >= FEWEST_TRADED:
-            metric = next(t.metrics[name] for t in report.targets.values() if name in t.metrics)
+        placed = [(target, place) for target in targets if (place := pareto.position(target, name))]
+        if len(placed) >= FEWEST_TRADED:
+            best = {placed[index][0].name for index in pareto.front([place for _, place in placed])}
+            metric = placed[0][0].metrics[name]
+            found = [_traded(target, target.metrics[name], target.name in best) for target, _ in placed]
             corner = "lower" if metric.better == "lower" else "upper"
             plot = curves.trade(found, metric_title(name), metric.comparison)
-            yield Figure(f"{metric_title(name)} against size", plot, f"the {corner} left is better")
+            detail = f"the {corner} left is better; nothing measured lies beyond the line"
+            yield Figure(f"{metric_title(name)} against size", plot, detail)
 
 
-def _traded(target: TargetReport, name: str) -> curves.Traded | None:
-    metric, size = target.metrics.get(name), target.metrics.get("size_bytes")
-    if metric is None or size is None or metric.delta is None or size.value is None:
-        return None
+def _traded(target: TargetReport, metric: MetricResult, is_front: bool) -> curves.Traded:
     # The cells of a matrix share their target's name.
     label = ", ".join(target.cell.values()) or target.name
-    return curves.Traded(label, target.status, size.value, metric.delta, metric.low, metric.high)
+    size = target.metrics["size_bytes"].value or 0
+    return curves.Traded(
+        label, target.status, size, metric.delta or 0.0, metric.low, metric.high, is_front=is_front
+    )
 
 
 def quality_of(target: TargetReport) -> str | None:

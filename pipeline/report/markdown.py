@@ -80,18 +80,23 @@ def _overview(overview: Overview) -> Iterator[str]:
     head = (
         *(escape(axis) for axis in overview.axes),
         "",
+        *(("Front",) if overview.front else ()),
         *(escape(metric_title(n)) for n in overview.metrics),
     )
     rows = (
         (
             *(escape(place) for place in overview.place(target)),
             SYMBOLS[target.status],
+            *((("●" if target.name in overview.front else ""),) if overview.front else ()),
             *(_brief(target, name) for name in overview.metrics),
         )
         for target in overview.targets
     )
     yield from table(head, rows)
     yield ""
+    if overview.front:
+        yield "● On the front: no other is smaller and loses no more, or loses less and is no larger."
+        yield ""
     for target in overview.targets:
         for check in target.checks:
             if check.status != "pass":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..metrics import place_in_table
 from .model import TargetReport
+from .pareto import on_front
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +38,13 @@ class Overview:
     def place(self, target: TargetReport) -> tuple[str, ...]:
         """Where a target stands on the axes."""
         return tuple(target.cell.get(axis, "") for axis in self.axes) if self.title else (target.name,)
+
+    @property
+    def front(self) -> frozenset[str]:
+        """The names of those that no other beats in both size and quality, where there are some to choose
+        from.
+        """
+        return on_front(self.targets) if len(self.targets) >= FEW else frozenset()
 
     @property
     def smallest(self) -> TargetReport | None:
