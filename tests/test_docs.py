@@ -69,7 +69,10 @@ def test_the_recipe_page_is_what_the_schema_says():
 
 PAGES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("recipe", "quantization", "merging", "adapters", "pruning", "training")),
+    *(
+        f"docs/{name}.md"
+        for name in ("recipe", "quantization", "merging", "adapters", "pruning", "training", "factoring")
+    ),
 )
 # Checkpoints and adapters that the pages name.
 MODELS = ("my-checkpoint", "base", "code", "chat", "ckpt-a", "ckpt-b", "tuned")

@@ -55,9 +55,9 @@ class Whitening:
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
-    """The largest singular triplets of W·S. left: [out, count].  values: [count].  right: [count, in].
+    """The largest singular triplets of D·W·S. left: [out, count].  values: [count].  right: [count, in].
 
-    total: the sum of the squares of all singular values.
+    total: the sum of the squares of all singular values.  rows: the diagonal of D, [out]; None is 1.
     """
 
     left: Doubles
@@ -65,6 +65,7 @@ class Decomposition:
     right: Doubles
     total: float
     whitening: Whitening | None
+    rows: Doubles | None = None
 
     def dropped(self) -> Doubles:
         """The share of the squared singular values that rank 0, 1, 2 ... count leaves out: [count + 1]."""
@@ -75,19 +76,25 @@ class Decomposition:
         """B [out, rank] and A [rank, in] of the best Ŵ = B·A of that rank, each with the values' root."""
         root = np.sqrt(self.values[:rank])
         second, first = self.left[:, :rank] * root, root[:, None] * self.right[:rank]
+        if self.rows is not None:
+            second = second / self.rows[:, None]
         if self.whitening is not None:
             first = np.linalg.solve(self.whitening.lower.T, first.T).T.astype(np.float64, copy=False)
         return second, first
 
 
-def decompose(weight: Doubles, whitening: Whitening | None, count: int, seed: int) -> Decomposition:
-    """The ``count`` largest singular triplets of W [out, in], or of W·S.
+def decompose(
+    weight: Doubles, whitening: Whitening | None, count: int, seed: int, rows: Doubles | None = None
+) -> Decomposition:
+    """The ``count`` largest singular triplets of W [out, in], or of D·W·S.
 
-    seed: of the random vectors by which those of large matrices are found.
+    seed: of the random vectors by which those of large matrices are found.  rows: what errors of each output
+    weigh, the diagonal of D, [out], all above 0.
     """
     seen = weight if whitening is None else weight @ whitening.lower
+    seen = seen if rows is None else rows[:, None] * seen
     left, values, right = largest(seen, min(count, *seen.shape), seed)
-    return Decomposition(left, values, right, square(seen), whitening)
+    return Decomposition(left, values, right, square(seen), whitening, rows)
 
 
 def refitted(weight: Doubles, first: Doubles, hessian: Doubles, damp: float) -> Doubles:

@@ -22,9 +22,9 @@ class SvdLlmParams(CalibratedParams, FactorParams):
         "grows by itself where it is singular",
     )
     error_correction: bool = param(
-        False,
-        doc="aim at what the original network gives, not at what the factored layers before leave of it; at "
-        "the price of a second network beside the first",
+        True,
+        doc="aim at what the original network gives, not at what factored layers before leave of it; that "
+        "takes a third off what is lost, at the price of a second network beside the first",
     )
 
 
@@ -50,6 +50,7 @@ def run(context: Context[SvdLlmParams]) -> Result:
     """
     from ..model.calibration.calibrate import calibrate
     from ..model.calibration.fallbacks import describe_fallbacks
+    from ..model.calibration.gradients import squared_gradients
     from ..model.checkpoint import Checkpoint
     from .choice import choose, nothing_saved
     from .factored import Factored
@@ -63,8 +64,10 @@ def run(context: Context[SvdLlmParams]) -> Result:
     dtypes = {name: source.tensors.info(name).dtype for name in linears}
     ranks: dict[str, int | None] | None = None
     if params.budget is not None:
+        squares = squared_gradients(context, source)
         most = {name: largest_rank(linear, params.multiple_of) for name, linear in linears.items()}
-        spectra = calibrate(context, source, SpectraVisitor(most, params, context.seed), "spectra").results()
+        looking = SpectraVisitor(most, squares, params, context.seed)
+        spectra = calibrate(context, source, looking, "spectra").results()
         ranks = ranks_of(params, linears, {name: spectra.float32(name).astype("f8") for name in linears})
     elif params.energy is None:
         ranks = ranks_of(params, linears, {})

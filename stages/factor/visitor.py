@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # What the tensors of a walk are called, behind the weight's name.
 FIRST, SECOND = ".first", ".second"
+# Of the mean squared gradient: what an output's own is raised by, so that none is left out of account.
+LEAST_SQUARE = 1e-3
 
 
 class SpectraVisitor:
@@ -42,8 +44,11 @@ class SpectraVisitor:
 
     compares = False
 
-    def __init__(self, most: Mapping[str, int], params: SvdLlmParams, seed: int) -> None:
+    def __init__(
+        self, most: Mapping[str, int], squares: Mapping[str, torch.Tensor], params: SvdLlmParams, seed: int
+    ) -> None:
         self.wanted = set(most)
+        self._squares = squares
         self._most = most
         self._params = params
         self._seed = seed
@@ -55,8 +60,10 @@ class SpectraVisitor:
         for linear in stop.linears:
             if linear.name in self.wanted:
                 weight = stop.tensors.original(linear).double().numpy()
-                found = decompose(weight, whitening, self._most[linear.name], self._seed)
-                self._tensors[linear.name] = found.dropped().astype(np.float32)
+                rows = row_weights(self._squares[linear.name])
+                found = decompose(weight, whitening, self._most[linear.name], self._seed, rows)
+                cost = found.dropped() * found.total / 2
+                self._tensors[linear.name] = cost.astype(np.float32)
 
     def collect(self) -> tuple[Results, Mapping[str, object]]:
         """The shares since it was last asked."""
@@ -143,6 +150,13 @@ class FactorVisitor:
             seen = hessian.double().cpu().numpy()
             made = fitted(made, weight, seen, whitening.damp, self._dtypes[name])
         return made, float(dropped[rank])
+
+
+def row_weights(squares: torch.Tensor) -> Doubles:
+    """What errors of each output weigh: the root of its mean squared gradient, [out], none quite nothing."""
+    values = squares.double().cpu().numpy()
+    found: Doubles = np.sqrt(values + LEAST_SQUARE * values.mean() + np.finfo(np.float64).tiny)
+    return found
 
 
 def _whitening(stop: Stop, damp: float) -> tuple[Whitening | None, torch.Tensor, str | None]:

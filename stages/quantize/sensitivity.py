@@ -11,12 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...artifacts.digest import digest_json
-from ..model.calibration.calibrate import calibrate, calibration_text, choose_device, shelf_of
+from ..model.calibration.calibrate import calibrate
 from ..model.calibration.fallbacks import too_little
-from ..model.calibration.fisher import Fisher
+from ..model.calibration.gradients import squared_gradients
 from ..model.calibration.gram import gram
-from ..model.calibration.journal import Journal
 from ..model.calibration.second_order import factorize, weighted_error
 from .gptq_solve import refit_scales, round_columns
 from .hessian import find_levels
@@ -86,35 +84,6 @@ def measure(
     """By weight, the cost of each width in nats a token; see :class:`SensitivityVisitor`."""
     params = replace(context.params, samples=context.params.sensitivity_samples)
     own = replace(context, params=params)
-    visitor = SensitivityVisitor(_squares(own, source), specs, params)
+    visitor = SensitivityVisitor(squared_gradients(own, source), specs, params)
     evidence: dict[str, Any] = calibrate(own, source, visitor, "sensitivity").evidence()
     return {name: {int(bits): cost for bits, cost in evidence[name].items()} for name in specs}
-
-
-def _squares(context: Context[MixedParams], source: Checkpoint) -> Mapping[str, torch.Tensor]:
-    """The squared gradients, from the job's directory where they were found before."""
-    import torch
-
-    params, folder = context.params, context.job / "gradients"
-    folder.mkdir(exist_ok=True)
-    samples = calibration_text(context, source)
-    device = choose_device(params.device)
-    fingerprint = digest_json({
-        "samples": samples.digest, "seed": context.seed, "input": context.inputs["model"].digest,
-        "device": str(device), "torch": torch.__version__,
-    })  # fmt: skip
-    journal = Journal(folder, fingerprint)
-    if journal.resume()[0] == 0:
-        fisher = Fisher(
-            source.architecture,
-            source.tensors,
-            samples.batches,
-            shelf_of(params, folder),
-            device,
-            context.threads,
-            context.seed,
-        )
-        found = fisher.squares(context.progress)
-        journal.save("gradients", {name: value.cpu().numpy() for name, value in found.items()}, {}, [])
-    kept = journal.results()
-    return {name: torch.from_numpy(kept.float32(name)) for name in kept.names()}

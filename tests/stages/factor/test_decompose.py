@@ -61,6 +61,23 @@ def test_no_other_factors_of_that_rank_lose_less_on_the_inputs() -> None:
     assert aware_loss < 0.7 * np.linalg.norm((weight - plain) @ inputs)
 
 
+def test_errors_of_outputs_count_as_their_weights_say() -> None:
+    """‖D(W − Ŵ)X‖ is least: no other factors of the rank have less, those without D among them."""
+    from ingot.stages.factor.decompose import Whitening, decompose
+
+    weight, inputs = weight_and_inputs(20, 12, 200, seed=8)
+    rows = np.geomspace(1, 30, 20)
+    whitening = Whitening.of(inputs @ inputs.T, 0.0)
+    found = decompose(weight, whitening, 12, seed=0, rows=rows)
+
+    def loss(second: Any, first: Any) -> float:
+        return float(np.linalg.norm(rows[:, None] * ((weight - second @ first) @ inputs)))
+
+    weighted = loss(*found.factors(4))
+    assert weighted == pytest.approx(np.sqrt((found.values[4:] ** 2).sum()), rel=1e-6)
+    assert weighted < 0.95 * loss(*decompose(weight, whitening, 4, seed=0).factors(4))
+
+
 def test_inputs_that_span_less_than_their_width_are_damped_until_they_do() -> None:
     from ingot.artifacts.errors import StageError
     from ingot.stages.factor.decompose import Whitening

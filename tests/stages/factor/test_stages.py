@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FAMILIES = ("llama", "qwen2", "gpt2", "bert", "mixtral", "t5")
 DECODERS = ("llama", "qwen2", "gpt2", "mixtral")
@@ -145,29 +143,21 @@ def test_expanded_it_is_a_checkpoint_that_plain_transformers_loads(
     assert "rank_by_weight" not in whole.facts
 
 
-def test_the_class_of_the_page_loads_the_tensors_as_they_are(tiny_checkpoint: Any, run_stage: Any) -> None:
-    """What docs/factoring.md tells a person to do in torch."""
+def test_the_lines_of_the_page_load_the_tensors_as_they_are(
+    tiny_checkpoint: Any, run_stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.torch
     import torch
     import transformers
-    from safetensors.torch import load_file
 
-    class Factored(torch.nn.Linear):
-        def __init__(self, whole: torch.nn.Linear, rank: int) -> None:
-            super().__init__(rank, whole.out_features, bias=whole.bias is not None)
-            self.first = torch.nn.Linear(whole.in_features, rank, bias=False)
-
-        def forward(self, value: torch.Tensor) -> torch.Tensor:
-            return super().forward(self.first(value))
-
-    made = run_stage("factor.svd", {"model": tiny_checkpoint("qwen2")}, ratio=0.8)
+    page = (Path(__file__).parents[3] / "docs" / "factoring.md").read_text("utf-8")
+    lines = page.partition("```python\n")[2].partition("```")[0]
+    made = run_stage("factor.svd", {"model": tiny_checkpoint("llama")}, ratio=0.8)
+    monkeypatch.chdir(made.path)
     config = transformers.AutoConfig.from_pretrained(made.path)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    for weight, rank in config.ingot["factored"].items():
-        name = weight.removesuffix(".weight")
-        model.set_submodule(name, Factored(model.get_submodule(name), rank))
-    missing = model.load_state_dict(load_file(made.path / "model.safetensors"), strict=False)
-    assert missing.unexpected_keys == []
-    assert set(missing.missing_keys) <= {"lm_head.weight"}, "which is tied to the embedding"
+    names: dict[str, Any] = {"torch": torch, "transformers": transformers, "safetensors": safetensors}
+    names["config"] = config
+    exec(lines, names)
     with torch.inference_mode():
-        logits = model.eval()(torch.from_numpy(IDS)).logits.numpy()
+        logits = names["model"].eval()(torch.from_numpy(IDS)).logits.numpy()
     np.testing.assert_allclose(logits, outputs(made.path), rtol=1e-3, atol=1e-3)
