@@ -3,8 +3,8 @@
     python tests/bench/bench_structured.py --model DIR --calibration TEXT --evaluation TEXT
         [--windows 128] [--samples 128] [--repeats 15] [--workdir DIR] [--only quality|speed]
 
-Quality, of one model: half of the features of every feed-forward go, and half of the heads, chosen by what
-they add on a text, by gradients, by their weights, and by chance, cut alone and with what stays fitted anew;
+Quality, of one model: half of the features of every feed-forward go, chosen by what they add on a text, by
+gradients, by their weights, and by chance, cut alone and with what stays fitted anew; then half of the heads;
 then one layer, each in turn beside the one of the least block influence. One evaluator measures all: torch in
 float32, windows of 256 tokens; "delta" is over the dense model with the paired standard error over windows.
 Everything runs on one thread in float32, and seconds are of the processor.
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PREFILL = 128
 SCORINGS = ("activation", "taylor", "weight", "random")
+COMPARED = (("ffn", False), ("ffn", True), ("heads", True))
 LEAST_ERRORS = 3.0
 LEAST_SAVED = 0.7
 
@@ -67,13 +68,12 @@ def _quality(options: argparse.Namespace, workdir: Path) -> bool:
     print(f"{'':<34}{'perplexity':>12}{'delta %':>10}{'se':>7}{'CPU s':>9}")
     print(f"{'dense':<34}{dense.perplexity:12.3f}")
     rows: dict[tuple[str, str, bool], Row] = {}
-    for kind in ("ffn", "heads"):
-        for refit in (False, True):
-            for scoring in SCORINGS:
-                params = {kind: 0.5, "scoring": scoring, "refit": refit}
-                made = _row(options, workdir, "prune.structured", params)
-                rows[kind, scoring, refit] = made
-                _print(f"{kind} -50 %, {scoring}{', fitted' if refit else ''}", made, dense)
+    for kind, refit in COMPARED:
+        for scoring in SCORINGS:
+            params = {kind: 0.5, "scoring": scoring, "refit": refit}
+            made = _row(options, workdir, "prune.structured", params)
+            rows[kind, scoring, refit] = made
+            _print(f"{kind} -50 %, {scoring}{', fitted' if refit else ''}", made, dense)
     chosen = _row(options, workdir, "prune.layers", {"count": 1})
     _print("one layer, by influence", chosen, dense)
     layers = len(Checkpoint.open(options.model).architecture.layers)
@@ -85,15 +85,14 @@ def _quality(options: argparse.Namespace, workdir: Path) -> bool:
         _print(f"layer {layer}", made, dense)
     print()
     met = []
-    for kind in ("ffn", "heads"):
-        for refit in (False, True):
-            ours, chance = rows[kind, "activation", refit], rows[kind, "random", refit]
-            difference, error = ours.above(chance)
-            how = ", fitted" if refit else ""
-            met.append(_bar(f"{kind}{how}: errors below chance", -difference / error, LEAST_ERRORS))
-        fitted, cut = rows[kind, "activation", True], rows[kind, "activation", False]
-        difference, error = fitted.above(cut)
-        met.append(_bar(f"{kind}: fitted, errors below cut alone", -difference / error, LEAST_ERRORS))
+    for kind, refit in COMPARED:
+        ours, chance = rows[kind, "activation", refit], rows[kind, "random", refit]
+        difference, error = ours.above(chance)
+        how = ", fitted" if refit else ""
+        met.append(_bar(f"{kind}{how}: errors below chance", -difference / error, LEAST_ERRORS))
+    fitted, cut = rows["ffn", "activation", True], rows["ffn", "activation", False]
+    difference, error = fitted.above(cut)
+    met.append(_bar("ffn: fitted, errors below cut alone", -difference / error, LEAST_ERRORS))
     others = np.mean([made.nll for made in each if not np.array_equal(made.nll, chosen.nll)], axis=0)
     difference, error = chosen.above(Row(others, chosen.predicted))
     met.append(_bar("layer: errors below the mean of the others", -difference / error, LEAST_ERRORS))
