@@ -1,6 +1,7 @@
-"""Memory of a calibrated quantizer by depth: it holds a block at a time, so it must not grow with layers.
+"""Memory of a calibrated stage by depth: it holds a block at a time, so it must not grow with layers.
 
     python tests/bench/bench_depth.py [--stage quantize.gptq] [--layers 6 12 24] [--samples 32]
+    python tests/bench/bench_depth.py --stage prune.structured --params '{"ffn": 0.5, "heads": 0.5}'
 
 Llamas of 512 features with random float32 weights, on one thread. The bar: what the process holds beyond a
 calibrated model of one layer is at most 2 × one block, the budget for activations and the output's buffers,
@@ -11,6 +12,7 @@ can take back, are part of the resident set and are counted too.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -32,6 +34,7 @@ def main() -> int:
     """Prints a line a depth; 1 when memory grows with depth or exceeds the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", default="quantize.gptq")
+    parser.add_argument("--params", default="{}", help="of the stage, beside the text's, as JSON")
     parser.add_argument("--layers", type=int, nargs="+", default=[6, 12, 24])
     parser.add_argument("--samples", type=int, default=32, help="windows of 256 tokens")
     parser.add_argument("--workdir", type=Path)
@@ -43,10 +46,7 @@ def main() -> int:
     with described(), working_directory(options.workdir) as workdir:
         print(f"one block {BLOCK_BYTES / 1e6:.1f} MB, budget for activations {BUDGET_MB} MB\n")
         print(f"{'layers':>8}{'checkpoint MB':>16}{'peak MB':>10}{'CPU s':>8}")
-        peaks = {
-            layers: _measure(workdir, layers, options.stage, options.samples)
-            for layers in (1, *options.layers)
-        }
+        peaks = {layers: _measure(workdir, layers, options) for layers in (1, *options.layers)}
         least, first, last = peaks[1], peaks[options.layers[0]], peaks[options.layers[-1]]
         allowed = 2 * BLOCK_BYTES + BUDGET_MB * 1_000_000 + OUTPUT_BUFFERS
         growth, beyond = last / first - 1, last - least
@@ -58,13 +58,13 @@ def main() -> int:
     return int(not is_met)
 
 
-def _measure(workdir: Path, layers: int, stage: str, samples: int) -> int:
+def _measure(workdir: Path, layers: int, options: argparse.Namespace) -> int:
     """Peak resident bytes of the stage in a process of its own."""
     model = workdir / f"llama-{layers}"
     make(model, num_hidden_layers=layers, vocab_size=VOCABULARY)
     with tempfile.TemporaryDirectory(dir=workdir) as store:
-        command = [sys.executable, __file__, "--child", str(model), "--stage", stage]
-        command += ["--samples", str(samples), "--workdir", store]
+        command = [sys.executable, __file__, "--child", str(model), "--stage", options.stage]
+        command += ["--params", options.params, "--samples", str(options.samples), "--workdir", store]
         usage = spend(command, {**os.environ, **dict.fromkeys(THREADS, "1")})
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     peak, seconds = usage.max_rss_bytes, usage.cpu_seconds
@@ -76,7 +76,7 @@ def _child(options: argparse.Namespace) -> None:
     """Runs the stage, and nothing else that takes memory."""
     params = {
         "calibration": str(BUNDLED / "calibration.jsonl"), "samples": options.samples,
-        "compute_dtype": "float32", "activation_budget_mb": BUDGET_MB,
+        "compute_dtype": "float32", "activation_budget_mb": BUDGET_MB, **json.loads(options.params),
     }  # fmt: skip
     run([(options.stage, params)], options.child, options.workdir)
 
