@@ -1,18 +1,21 @@
-"""What tests of stages share: adapters as PEFT's save_pretrained() writes them, and trainings."""
+"""What tests of stages share: adapters as PEFT writes them, trainings, a calibration text and its stages."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+from ingot.artifacts.manifest import Artifact
 
-if TYPE_CHECKING:
-    from pathlib import Path
+MakeAdapter = Callable[..., Path]
 
-MakeAdapter = Callable[..., "Path"]
-
+CALIBRATION = (
+    "The river ran past the mill, and the road with the river to the town. She sold 4 hinges — in vain! "
+)
 TEXT = "the river ran past the old mill and the road ran with it to the town in the market"
 
 # What PEFT 0.21 writes for a plain LoraConfig.
@@ -29,6 +32,76 @@ PLAIN: Mapping[str, object] = {
     "trainable_token_indices": None, "use_bdlora": None, "use_dora": False, "use_qalora": False,
     "use_rslora": False, "velora_config": None,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage made, observed and noted, and the checkpoint that it was given."""
+
+    artifact: Artifact
+    observed: dict[str, Any]
+    notes: tuple[str, ...]
+    directory: Path
+
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """What was observed of each weight."""
+        return self.observed["tensors"]
+
+
+@pytest.fixture(scope="session")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of about 3,000 tokens."""
+    path = tmp_path_factory.mktemp("text") / "calibration.txt"
+    path.write_text("\n".join(f"{number}. {CALIBRATION * 2}" for number in range(40)))
+    return path
+
+
+@pytest.fixture
+def make_from(store: Any, tiny_checkpoint: Any, tmp_path: Path, calibration: Path) -> Callable[..., Made]:
+    """``(directory or family, stage, job=None, threads=1, progress=None, **params) -> Made``.
+
+    A stage that takes a calibration text is given one of 16 windows of 64 tokens.
+    """
+    from ingot.artifacts.schema import build, fields
+    from ingot.stages import base
+
+    jobs = iter(range(100))
+
+    def make(
+        source: Path | str,
+        stage: str,
+        job: Path | None = None,
+        threads: int = 1,
+        progress: Any = None,
+        **params: object,
+    ) -> Made:
+        directory = tiny_checkpoint(source) if isinstance(source, str) else source
+        with store.outbox() as outbox:
+            for path in directory.iterdir():
+                outbox.copy_in(path, path.name)
+            given = outbox.publish("checkpoint", {})
+        found, notes = base.get(stage), []
+        job = job or tmp_path / f"job-{next(jobs)}"
+        job.mkdir(exist_ok=True)
+        usual = {"calibration": str(calibration), "samples": 16, "window": 64}
+        values = {**{name: usual[name] for name in usual if name in fields(found.params)}, **params}
+        with store.outbox() as outbox:
+            context = base.Context(
+                params=build(found.params, values, prefix=stage.partition(".")[0]),
+                inputs={"model": given},
+                output=outbox,
+                job=job,
+                seed=0,
+                threads=threads,
+                progress=progress or (lambda done, total, what: None),
+                note=notes.append,
+            )
+            result = found.run(context)
+            artifact = outbox.publish(found.output, result.facts)
+        return Made(artifact, dict(result.observed), tuple(notes), directory)
+
+    return make
 
 
 @pytest.fixture

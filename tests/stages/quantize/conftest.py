@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ingot.artifacts.manifest import Artifact
-from ingot.artifacts.schema import build, fields
-from ingot.stages import base
+
+from ..conftest import Made
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 
-TEXT = "The river ran past the mill, and the road with the river to the town. She sold 4 hinges — in vain! "
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """What a stage made, observed and noted."""
-
-    artifact: Artifact
-    observed: dict[str, Any]
-    notes: tuple[str, ...]
-
-    @property
-    def tensors(self) -> dict[str, Any]:
-        """What was observed of each weight."""
-        return self.observed["tensors"]
+class Quantized(Made):
+    """What a quantizer made of a checkpoint."""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -38,55 +23,10 @@ class Quantized:
         return json.loads((self.artifact.path / "quantization.json").read_text("utf-8"))
 
 
-@pytest.fixture(scope="session")
-def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text of about 3,000 tokens."""
-    path = tmp_path_factory.mktemp("text") / "calibration.txt"
-    path.write_text("\n".join(f"{number}. {TEXT * 2}" for number in range(40)))
-    return path
-
-
 @pytest.fixture
-def calibrated(
-    store: Any, tiny_checkpoint: Any, tmp_path: Path, calibration: Path
-) -> Callable[..., Quantized]:
+def calibrated(make_from: Callable[..., Made]) -> Callable[..., Quantized]:
     """``(directory or family, stage, job=None, threads=1, progress=None, **params) -> Quantized``."""
-    jobs = iter(range(100))
-
-    def run(
-        source: Path | str,
-        stage: str,
-        job: Path | None = None,
-        threads: int = 1,
-        progress: Any = None,
-        **params: object,
-    ) -> Quantized:
-        directory = tiny_checkpoint(source) if isinstance(source, str) else source
-        with store.outbox() as outbox:
-            for path in directory.iterdir():
-                outbox.copy_in(path, path.name)
-            given = outbox.publish("checkpoint", {})
-        found, notes = base.get(stage), []
-        job = job or tmp_path / f"job-{next(jobs)}"
-        job.mkdir(exist_ok=True)
-        usual = {"calibration": str(calibration), "samples": 16, "window": 64}
-        values = {**{name: usual[name] for name in usual if name in fields(found.params)}, **params}
-        with store.outbox() as outbox:
-            context = base.Context(
-                params=build(found.params, values),
-                inputs={"model": given},
-                output=outbox,
-                job=job,
-                seed=0,
-                threads=threads,
-                progress=progress or (lambda done, total, what: None),
-                note=notes.append,
-            )
-            result = found.run(context)
-            artifact = outbox.publish(found.output, result.facts)
-        return Quantized(artifact, dict(result.observed), tuple(notes))
-
-    return run
+    return lambda *given, **params: Quantized(**vars(make_from(*given, **params)))
 
 
 @pytest.fixture
