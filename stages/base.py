@@ -71,6 +71,7 @@ BUILTIN: Mapping[str, str] = {
     "finetune.full": "ingot.stages.finetune.full",
     "finetune.lora": "ingot.stages.finetune.lora",
     "prune.magnitude": "ingot.stages.prune.magnitude",
+    "prune.gradual": "ingot.stages.prune.gradual",
     "prune.wanda": "ingot.stages.prune.wanda",
     "prune.sparsegpt": "ingot.stages.prune.sparsegpt",
     "factor.svd": "ingot.stages.factor.svd",

@@ -288,6 +288,12 @@ def distilled(params: Any, work: Work) -> Estimate:
     )
 
 
+def gradually(params: Any, work: Work) -> Estimate:
+    """`prune.gradual`: a training, with a teacher or without, and the weights as they were beside it."""
+    found = distilled(params, work) if "teacher1" in work.inputs else trained(params, work)
+    return replace(found, memory_bytes=found.memory_bytes + FLOAT32 * work.parameters)
+
+
 def rounded_training(params: Any, work: Work) -> Estimate:
     """`quantize.qat`: the same with every weight rounded at every step, and codes in the end."""
     found = distilled(params, work) if "teacher1" in work.inputs else trained(params, work)
@@ -393,6 +399,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "finetune.full": trained,
     "finetune.lora": trained,
     "prune.magnitude": magnitude,
+    "prune.gradual": gradually,
     "prune.wanda": pruned,
     "prune.sparsegpt": pruned,
     "factor.svd": factor,

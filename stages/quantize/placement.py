@@ -1,15 +1,14 @@
-"""Where the weights of a checkpoint are in a network of transformers, and rounding put before their use."""
+"""Rounding put before every use of a network's weights, and taken away again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.utils import parametrize
 
-from ...artifacts.errors import InputError
 from ..train.hooks import Hook
+from ..train.places import places, uses
 from .lsq import LearnedGrid
 
 if TYPE_CHECKING:
@@ -17,53 +16,8 @@ if TYPE_CHECKING:
 
     from ..model.quantized import WeightSpec
     from ..train.network import Network
+    from ..train.places import Place
     from .lsq import CodeGrid
-
-# Bits of a row's number in the marks that find it again.
-ROW_BITS = 40
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a weight [out, in] is. parameter: its name in the network; all but the last axis are its rows.
-
-    start: the weight's first row there.  turned: the parameter is [in, out].
-    """
-
-    parameter: str
-    start: int
-    turned: bool
-
-
-def places(network: Network, specs: Mapping[str, WeightSpec]) -> dict[str, Place]:
-    """The places of weights: in parameters of their own, or side by side in one, as experts are.
-
-    Raises InputError for a weight whose rows are not together in one parameter.
-    """
-    from transformers.core_model_loading import revert_weight_conversion
-
-    marks, names = dict[str, torch.Tensor](), list[str]()
-    for name, value in network.module.state_dict().items():
-        if value.ndim > 1:
-            numbers = torch.arange(value[..., 0].numel()) + (len(names) << ROW_BITS)
-            marks[name] = numbers.reshape(*value.shape[:-1], 1).expand(value.shape)
-            names.append(name)
-    found: dict[str, torch.Tensor] = revert_weight_conversion(network.module, marks)
-    placed = {}
-    for name, spec in specs.items():
-        shape = spec.shape[::-1] if spec.stored_in_out else spec.shape
-        mark = found.get(name)
-        rows = mark[:, 0] if mark is not None and tuple(mark.shape) == shape else None
-        if rows is None or not bool((rows == rows[0] + torch.arange(len(rows))).all()):
-            raise InputError(
-                f"{name} is not to be found in the network that transformers makes of the checkpoint",
-                where=str(network.source.directory),
-                fix="name it in ignore",
-            )
-        first = int(rows[0])
-        mask = (1 << ROW_BITS) - 1
-        placed[name] = Place(names[first >> ROW_BITS], first & mask, spec.stored_in_out)
-    return placed
 
 
 class RoundedParameter(torch.nn.Module):
@@ -118,7 +72,7 @@ class Rounding(Hook):
         for parameter, grids in together.items():
             rounded = RoundedParameter(grids)
             # One that is tied is rounded wherever it is used.
-            for module, attribute in _uses(self._module, parameter):
+            for module, attribute in uses(self._module, parameter):
                 parametrize.register_parametrization(module, attribute, rounded, unsafe=True)
                 self._changed.append((module, attribute))
 
@@ -148,15 +102,3 @@ class Rounding(Hook):
         for module, attribute in self._changed:
             parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
         self._changed.clear()
-
-
-def _uses(module: torch.nn.Module, parameter: str) -> list[tuple[torch.nn.Module, str]]:
-    """The modules that have a parameter, and what each calls it."""
-    owner, _, attribute = parameter.rpartition(".")
-    wanted = module.get_submodule(owner).get_parameter(attribute)
-    return [
-        (each, name)
-        for each in module.modules()
-        for name, value in each.named_parameters(recurse=False)
-        if value is wanted
-    ]

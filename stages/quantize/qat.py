@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
-from ..base import Context, Expansion, Result, Source, stage
+from ..base import Context, Expansion, Result, stage
 from ..model.quantized import WeightFormat
 from ..train.params import TOOLS, TaughtParams, requirements
+from ..train.teacher import named_models
 from .formats import BITS, FLOAT_BITS, GROUP_SIZES, Choice, choose
 
 if TYPE_CHECKING:
@@ -102,16 +103,7 @@ def formats(params: QatParams, model: Architecture) -> Mapping[str, WeightSpec]:
 
 def expand(values: Mapping[str, object], _directory: Path, _node: str) -> Expansion:
     """The parameters with names of inputs in place of the teacher and the original."""
-    found, sources = dict(values), {}
-    for name in (TEACHER, ORIGINAL):
-        given = values.get(name)
-        if given is None:
-            continue
-        if not isinstance(given, str) or not given:
-            raise RecipeError(f"{name}: {given!r} is not the name of a model")
-        found[name] = f"{name}1"
-        sources[f"{name}1"] = Source(given, origin=name)
-    return Expansion(found, sources)
+    return named_models(values, (TEACHER, ORIGINAL))
 
 
 def preflight(params: QatParams, directories: Mapping[str, Path]) -> None:

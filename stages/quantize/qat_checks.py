@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import InputError, RecipeError
 from ..model.checkpoint import Checkpoint
 from ..model.quantized import RECORD_FILE, QuantizedCheckpoint
-from ..train.teacher import check_vocabularies
+from ..train.teacher import check_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 MODEL, TEACHER, ORIGINAL = "model", "teacher1", "original1"
 # What says how a checkpoint in floating point is rounded; codes have a format already.
 FORMAT = ("bits", "group_size", "sym", "lm_head_bits", "embedding_bits", "ignore", "overrides")
-# What says how a teacher is followed, and what holds without one.
-TAUGHT = {"divergence": "forward", "temperature": 1.0, "alpha": 1.0, "top_k": 0}
 
 
 def check_inputs(params: QatParams, directories: Mapping[str, Path]) -> None:
@@ -35,8 +33,8 @@ def check_inputs(params: QatParams, directories: Mapping[str, Path]) -> None:
             fix="quantize it by another method, such as gptq",
         )
     _check_effect(params, directories, is_quantized=is_quantized)
-    if TEACHER in directories:
-        check_vocabularies(source, Checkpoint.open(directories[TEACHER]))
+    teacher = directories.get(TEACHER)
+    check_teacher(params, source, Checkpoint.open(teacher) if teacher else None)
     if is_quantized:
         opened = QuantizedCheckpoint.open(model)
         _check_codes(opened)
@@ -52,10 +50,6 @@ def _check_effect(params: QatParams, directories: Mapping[str, Path], *, is_quan
     if ORIGINAL in directories and not is_quantized:
         what = "original has no effect: the model that comes in is in floating point itself"
         raise RecipeError(what, fix="leave it out, or let a quantized checkpoint come in")
-    if TEACHER not in directories:
-        for name, usual in TAUGHT.items():
-            if getattr(params, name) != usual:
-                raise RecipeError(f"{name} has no effect: there is no teacher", fix="name one: teacher: load")
 
 
 def _check_codes(opened: QuantizedCheckpoint) -> None:

@@ -12,18 +12,14 @@ from torch.nn.utils import parametrize
 
 from ...artifacts.tensors import TensorSource
 from ..base import Result
-from ..model.calibration.calibrate import choose_device
 from ..model.checkpoint import CONFIG_FILE, Checkpoint
 from ..model.quantized import RECORD_FILE, QuantizedCheckpoint
-from ..model.torch_network import load_module
 from ..train.checkpoint import curves, fit
-from ..train.distillation import Distillation, Terms
 from ..train.hooks import KeepZeros
+from ..train.lesson import lesson
 from ..train.network import Network
-from ..train.objective import NextToken, Objective
-from ..train.teacher_cache import Cache
+from ..train.objective import Objective
 from ..train.text import read_corpus
-from ..train.trainer import selection_loss
 from ..train.weights import freeze
 from .hessian import Levels
 from .lsq import encode
@@ -42,7 +38,6 @@ if TYPE_CHECKING:
 
     from ..base import Context
     from ..train.objective import Batch, Loss
-    from ..train.text import Corpus
     from .qat import QatParams
     from .qat_start import Start
 
@@ -61,7 +56,7 @@ def train_codes(context: Context[QatParams]) -> Result:
     rounding = Rounding(network, start.specs, start.grids, learn_zeros=params.learn_zeros)
     hooks = [rounding, *_kept_zeros(network, start, rounding, params)]
     freeze(network.module, params.freeze)
-    objective, taught = _objective(context, start, corpus)
+    objective, taught = lesson(context, context.inputs.get(TEACHER), start.source, corpus)
     if not params.gradient_checkpointing:
         objective = _RoundedOnce(objective)
 
@@ -107,20 +102,6 @@ def _kept_zeros(network: Network, start: Start, rounding: Rounding, params: QatP
         names = {rounding.places[name].parameter for name in start.sparse & rounding.places.keys()}
         pruned = {name: rounding.latent(name) for name in sorted(names)}
     return [KeepZeros(pruned)] if pruned else []
-
-
-def _objective(context: Context[QatParams], start: Start, corpus: Corpus) -> tuple[Objective, float | None]:
-    """The next token's loss or, where there is a teacher, that against it, and its own on the text."""
-    params, teacher = context.params, context.inputs.get(TEACHER)
-    if teacher is None:
-        return NextToken(), None
-    device = choose_device(params.device)
-    module = load_module(teacher.path, start.source.architecture.task, attention=None, dropout=False)
-    module = module.to(device)
-    terms = Terms(params.divergence, params.temperature, params.alpha, hidden=0.0, attention=0.0)
-    cache = Cache(context.job / "teacher", corpus.training, params.top_k) if params.top_k else None
-    taught = selection_loss(module, NextToken(), corpus.selection, params, device)
-    return Distillation(terms, module, cache=cache, top_k=params.top_k), taught
 
 
 class _RoundedOnce(Objective):

@@ -4,14 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...artifacts.errors import InputError
+from ...artifacts.errors import InputError, RecipeError
+from ..base import Expansion, Source
 from ..model.checkpoint import TOKENIZER_FILE, read_object
 from ..model.tokenizer import token_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ..model.checkpoint import Checkpoint
+    from .params import TaughtParams
+
+# What says how a teacher is followed, and what holds without one.
+TAUGHT = {"divergence": "forward", "temperature": 1.0, "alpha": 1.0, "top_k": 0}
+
+
+def named_models(values: Mapping[str, object], names: Sequence[str]) -> Expansion:
+    """Parameters with names of inputs in place of the models that some of them may name: `teacher1` ..."""
+    found, sources = dict(values), {}
+    for name in names:
+        given = values.get(name)
+        if given is None:
+            continue
+        if not isinstance(given, str) or not given:
+            raise RecipeError(f"{name}: {given!r} is not the name of a model")
+        found[name] = f"{name}1"
+        sources[f"{name}1"] = Source(given, origin=name)
+    return Expansion(found, sources)
+
+
+def check_teacher(params: TaughtParams, student: Checkpoint, teacher: Checkpoint | None) -> None:
+    """Raises RecipeError for how to follow a teacher where there is none, and InputError for one that cannot
+    teach the student.
+    """
+    if teacher is not None:
+        check_vocabularies(student, teacher)
+        return
+    for name, usual in TAUGHT.items():
+        if getattr(params, name) != usual:
+            raise RecipeError(f"{name} has no effect: there is no teacher", fix="name one: teacher: load")
 
 
 def check_vocabularies(student: Checkpoint, teacher: Checkpoint) -> None:

@@ -36,6 +36,11 @@ class Linear:
     first: Linear | None = None
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """[out, in], however it is stored."""
+        return self.out_features, self.in_features
+
+    @property
     def entry(self) -> Linear:
         """The map that reads what goes in: itself, unless it is factored."""
         return self.first or self
