@@ -24,7 +24,7 @@ class SvdLlmParams(CalibratedParams, FactorParams):
     error_correction: bool = param(
         True,
         doc="aim at what the original network gives, not at what factored layers before leave of it; that "
-        "takes a third off what is lost, at the price of a second network beside the first",
+        "takes a quarter off what is lost, at the price of a second network beside the first",
     )
 
 
