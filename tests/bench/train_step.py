@@ -2,8 +2,8 @@
 
     python tests/bench/train_step.py MODEL TEXT plain|checkpointed|accumulated
 
-held_bytes is the most that activations held: tensors that autograd keeps for the way back, counted once where
-they share memory, parameters left out.
+held_bytes is what activations hold at the end of the way forward: tensors that autograd keeps for the way
+back, counted once where they share memory, parameters left out.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as job:
         train(Setup(network.module, objective, corpus, params, Path(job), kind, hooks=(hook,)))
     took = time.process_time() - hook.began
-    print(json.dumps({"held_bytes": objective.held_bytes, "cpu_seconds": took}))
+    layers = len(source.architecture.layers)
+    print(json.dumps({"held_bytes": objective.held_bytes, "cpu_seconds": took, "layers": layers}))
 
 
 if __name__ == "__main__":
