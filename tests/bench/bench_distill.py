@@ -40,18 +40,18 @@ def main() -> int:
     """Prints the tables; 1 when a bar is not met."""
     options = _options()
     with described(), working_directory(options.workdir) as workdir:
-        halves = _halves(options.heldout, workdir)
-        dense = Row(*measure(options.model, halves[1], options.windows))
+        parts = halves(options.heldout, workdir)
+        dense = Row(*measure(options.model, parts[1], options.windows))
         print(f"{dense.predicted} predicted tokens in {len(dense.nll)} windows\n")
         print(f"{'':<40}{'perplexity':>11}{'delta %':>9}{'se':>6}{'recovered %':>13}{'CPU s':>8}")
         print(f"{'dense':<40}{dense.perplexity:11.3f}")
         rows: dict[str, Row] = {}
-        for name, chain in _chains(options, halves[0], workdir).items():
+        for name, chain in _chains(options, parts[0], workdir).items():
             model = options.model
             if name == "from random weights":
                 model, chain = _random(options, chain, workdir), chain[1:]
             *before, (stage, params) = chain
-            rows[name] = row(model, halves[1], options.windows, stage, params, workdir, before)
+            rows[name] = row(model, parts[1], options.windows, stage, params, workdir, before)
             _print(name, rows[name], dense, rows)
         met = [_bar(*bar) for bar in _bars(rows, dense)]
         met += [_bar(*bar) for bar in _costs(options, workdir)]
@@ -69,7 +69,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _halves(text: Path, workdir: Path) -> tuple[Path, Path]:
+def halves(text: Path, workdir: Path) -> tuple[Path, Path]:
+    """A text in two: what chooses, and what measures."""
     whole = text.read_text("utf-8")
     paths = (workdir / "selection.txt", workdir / "evaluation.txt")
     middle = whole.index("\n", len(whole) // 2)

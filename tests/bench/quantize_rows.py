@@ -128,8 +128,10 @@ def run(
     busy = time.process_time()
     artifact, observed = loaded, {}
     for name, params in stages:
-        # Whoever teaches is the model that was there first.
-        inputs = {each: loaded if each == "teacher" else artifact for each in base.get(name).inputs}
+        stage = base.get(name)
+        # Whoever teaches, and whatever codes are of, is the model that was there first.
+        inputs = {each: loaded if each == "teacher" else artifact for each in stage.inputs}
+        inputs |= {f"{each}1": loaded for each in stage.many if params.get(each) == f"{each}1"}
         artifact, observed = run_stage(store, name, inputs, params)
     took = {"cpu_seconds": time.process_time() - busy, "max_rss_bytes": memory.peak_bytes()}
     return artifact, {**took, **{name: observed[name] for name in took if name in observed}}

@@ -69,6 +69,46 @@ def test_merge_prune_distill_quantize_export_and_gate_are_one_recipe(
     assert again.report.trainings == done.report.trainings
 
 
+@pytest.mark.slow
+def test_prune_distill_train_codes_export_and_gate_are_one_recipe(
+    tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    learn = {"steps": 4, "evaluate_every": 2, "window": 32, "batch_size": 4, "learning_rate": 1e-3}
+    stages = {
+        "prune": {"method": "magnitude", "sparsity": 0.5},
+        "distill": {"teacher": "load", **learn},
+        "codes": {"stage": "quantize.gptq", "params": {"bits": 4, "samples": 8, "window": 32}},
+        "trained": {"stage": "quantize.qat", "params": {"teacher": "load", "original": "distill", **learn}},
+    }
+    gates = {"perplexity": {"max_increase": "900%"}, "parity_max_error": "none"}
+    targets = {"cpu": {"from": "trained"}}
+    done = run(tmp_path, tiny_checkpoint("llama"), targets=targets, stages=stages, gates=gates)
+    assert done.verdict == "pass"
+    nodes = {node.name: node for node in done.report.nodes}
+    assert nodes["trained"].inputs == {"model": "codes", "teacher1": "load", "original1": "distill"}
+    assert [training.node for training in done.report.trainings] == ["distill", "trained"]
+    trained = done.report.trainings[-1]
+    assert trained.end is not None
+    assert trained.start is not None
+    assert trained.end <= trained.start
+    made = [
+        json.loads(path.read_text())["facts"]
+        for path in (tmp_path / "store" / "trees").glob("*/artifact.json")
+    ]
+    codes = [each for each in made if each.get("method") == "qat"]
+    assert codes
+    for facts in codes:
+        assert facts["input_sparsity"] > 0.4  # half of all but the output head
+        assert facts["zeros_kept"] == 1
+
+
+def test_a_teacher_in_a_targets_own_quantize_is_refused(tiny_checkpoint: Any, tmp_path: Path) -> None:
+    quantize = {"method": "qat", "bits": 4, "teacher": "load"}
+    with pytest.raises(RecipeError, match="teacher: 'load' is another input") as caught:
+        run(tmp_path, tiny_checkpoint("llama"), targets={"cpu": {"quantize": quantize}})
+    assert "quantize.qat" in str(caught.value.fix)
+
+
 def test_a_teacher_with_other_tokens_is_refused_before_anything_runs(
     tiny_checkpoint: Any, tmp_path: Path
 ) -> None:
