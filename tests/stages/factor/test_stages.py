@@ -161,3 +161,31 @@ def test_the_lines_of_the_page_load_the_tensors_as_they_are(
     with torch.inference_mode():
         logits = names["model"].eval()(torch.from_numpy(IDS)).logits.numpy()
     np.testing.assert_allclose(logits, outputs(made.path), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "stage"), [("gpt2", "quantize.rtn"), ("gpt2", "quantize.gptq"), ("llama", "quantize.awq")]
+)
+def test_quantizers_round_both_maps(
+    family: str, stage: str, tiny_checkpoint: Any, run_stage: Any, calibration: Path
+) -> None:
+    from ingot.stages.model.quantized import QuantizedCheckpoint
+
+    params: dict[str, Any] = {"bits": 8, "group_size": 16}
+    if stage != "quantize.rtn":
+        params = {**params, "calibration": str(calibration), "samples": 8, "window": 64}
+    made = run_stage("factor.svd", {"model": tiny_checkpoint(family)}, ratio=0.7)
+    rounded = run_stage(stage, {"model": made}, **params)
+    layers = [name for name in QuantizedCheckpoint.open(rounded.path).quantized if name in whole_names(made)]
+    assert len(layers) == 2 * len(made.facts["rank_by_weight"])
+    artifact = run_stage("export.onnx", {"model": rounded}, accuracy_level=0)
+    exact, found = outputs(made.path), of_onnx(artifact.path)
+    # AWQ of the whole network comes as near: 3.8 % of the mean, where a scale that is not given back costs all.
+    assert np.abs(found - exact).mean() < 0.06 * np.abs(exact).mean()
+
+
+def whole_names(made: Any) -> set[str]:
+    """The names of the maps of a factored checkpoint's weights."""
+    from ingot.stages.model.families.compact import first_name
+
+    return {each for name in made.facts["rank_by_weight"] for each in (name, first_name(name))}
