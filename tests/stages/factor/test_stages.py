@@ -180,7 +180,7 @@ def test_quantizers_round_both_maps(
     assert len(layers) == 2 * len(made.facts["rank_by_weight"])
     artifact = run_stage("export.onnx", {"model": rounded}, accuracy_level=0)
     exact, found = outputs(made.path), of_onnx(artifact.path)
-    # AWQ of the whole network comes as near: 3.8 % of the mean, where a scale that is not given back costs all.
+    # AWQ of the whole network comes as near, 3.8 % of the mean; a scale that is not given back costs all.
     assert np.abs(found - exact).mean() < 0.06 * np.abs(exact).mean()
 
 
