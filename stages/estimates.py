@@ -129,7 +129,8 @@ def _singular_seconds(work: Work) -> float:
 
 def structured(params: Any, work: Work) -> Estimate:
     """`prune.structured`: the text through the network as often as it is looked at, and what is left."""
-    looks = 0 if params.calibration is None else (params.scoring == "activation") + 2 * params.refit
+    scored = {"activation": 1, "taylor": 6}.get(params.scoring, 0) + (params.layers is not None)
+    looks = 0 if params.calibration is None else scored + 2 * params.refit
     seconds = 5e-11 * looks * work.parameters * params.samples * params.window
     once = pruned(params, work)
     return replace(once, cpu_seconds=TORCH_SECONDS + seconds + 5e-9 * work.parameters)

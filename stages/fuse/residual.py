@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import StageError
-from ..model.families import Mixture, Norm
+from ..model.families import Norm
 from ..model.fold import Rows, folds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..model.families import Architecture, FeedForward, Layer, Linear
+    from ..model.families import Architecture, Layer, Linear
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,5 @@ def _norms(model: Architecture) -> Iterator[Norm]:
 
 def _writers(layer: Layer) -> Iterator[Linear]:
     yield layer.attention.output
-    for block in _blocks(layer.feed_forward):
+    for block in layer.feed_forward.blocks:
         yield block.down
-
-
-def _blocks(form: FeedForward | Mixture) -> tuple[FeedForward, ...]:
-    if isinstance(form, Mixture):
-        return (*form.experts, *((form.shared,) if form.shared else ()))
-    return (form,)

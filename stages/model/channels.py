@@ -289,17 +289,10 @@ def entries_and_exits(layer: Layer) -> tuple[list[Linear], list[Linear]]:
         if attention is not None:
             entries += attention.inputs
             exits.append(attention.output)
-    for block in dense_blocks(layer.feed_forward):
+    for block in layer.feed_forward.blocks:
         entries += block.linears[:-1]
         exits.append(block.down)
     return entries, exits
-
-
-def dense_blocks(form: FeedForward | Mixture) -> tuple[FeedForward, ...]:
-    """A feed-forward, or those of a mixture."""
-    if isinstance(form, Mixture):
-        return (*form.experts, *((form.shared,) if form.shared else ()))
-    return (form,)
 
 
 def is_multi_query(model: Architecture) -> bool:

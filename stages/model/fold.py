@@ -194,7 +194,7 @@ def _layer(model: Architecture, layer: Layer) -> Iterator[Fold]:
         yield _values(model, layer.cross_attention)
     if model.norm_first and not is_shared:
         yield _norm(model, layer.feed_forward_norm, entries)
-    for block in _dense(layer.feed_forward):
+    for block in layer.feed_forward.blocks:
         yield from _exit(model, block)
 
 
@@ -214,16 +214,10 @@ def _values(model: Architecture, attention: Attention) -> Fold:
     return Fold((attention.output.entry,), rows, width, head, model.heads // model.kv_heads)
 
 
-def _dense(form: FeedForward | Mixture) -> tuple[FeedForward, ...]:
-    if isinstance(form, Mixture):
-        return (*form.experts, *((form.shared,) if form.shared else ()))
-    return (form,)
-
-
 def _entries(form: FeedForward | Mixture) -> tuple[Linear, ...]:
     """The maps that read a feed-forward's input, a mixture's router and shared gate among them."""
     gates = form.gates if isinstance(form, Mixture) else ()
-    return (*gates, *(linear for block in _dense(form) for linear in block.linears[:-1]))
+    return (*gates, *(linear for block in form.blocks for linear in block.linears[:-1]))
 
 
 def _exit(model: Architecture, block: FeedForward) -> Iterator[Fold]:

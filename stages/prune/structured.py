@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
@@ -12,16 +13,24 @@ from ..model.calibration.calibrate import ComputeParams, OptionalTextParams
 from ..model.channels import Group, groups, is_multi_query
 from ..model.checkpoint import Checkpoint
 from ..model.families import Mixture
+from ..model.heap import return_freed_blocks
 from .amounts import check_amount, left
 from .cutting import hidden_multiple, resized
 from .depth import require_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
 
     from ..model.channels import Kind
     from ..model.families import Architecture
+    from .cutting import Changed
+
+    Chosen = Sequence[tuple[Group, npt.NDArray[np.int64]]]
+    Told = dict[str, object]
 
 MEASURED = ("activation", "taylor")
 SCORINGS = (*MEASURED, "weight", "random")
@@ -186,6 +195,7 @@ def run(context: Context[StructuredParams]) -> Result:
     from .importance import importance, most_important
     from .smaller import write
 
+    return_freed_blocks()
     params, source = context.params, Checkpoint.open(context.inputs["model"].path)
     check(params, source)
     now, facts, observed = source, dict[str, object](), dict[str, object]()
@@ -218,7 +228,7 @@ def run(context: Context[StructuredParams]) -> Result:
     return write(context, now, facts, observed)
 
 
-def _shallower(context: Context[StructuredParams], source: Checkpoint) -> Any:
+def _shallower(context: Context[StructuredParams], source: Checkpoint) -> tuple[Checkpoint, Told, Told]:
     """The checkpoint without layers, and what is said of that as facts and as observed."""
     import numpy as np
 
@@ -234,7 +244,12 @@ def _shallower(context: Context[StructuredParams], source: Checkpoint) -> Any:
     return made, {"layers_dropped": gone, "layers_before": total}, told(influence, gone)
 
 
-def _made_up(source: Checkpoint, counts: Any, chosen: Any, energies: Any) -> dict[str, float]:
+def _made_up(
+    source: Checkpoint,
+    counts: Sequence[tuple[Group, int]],
+    chosen: Chosen,
+    energies: Mapping[str, npt.NDArray[np.float64]],
+) -> dict[str, float]:
     """What gains and embeddings are multiplied by, where the state is narrower."""
     from .state import factors
 
@@ -249,7 +264,9 @@ def _mixtures(model: Architecture) -> Iterator[Mixture]:
     yield from (layer.feed_forward for layer in model.layers if isinstance(layer.feed_forward, Mixture))
 
 
-def _refitted(context: Context[StructuredParams], source: Checkpoint, chosen: Any, part: str) -> Any:
+def _refitted(
+    context: Context[StructuredParams], source: Checkpoint, chosen: Chosen, part: str
+) -> tuple[Changed, Told]:
     """The maps that take chosen channels up, fitted to what they gave, and what was observed of each."""
     import numpy as np
 
@@ -273,4 +290,4 @@ def _refitted(context: Context[StructuredParams], source: Checkpoint, chosen: An
     evidence, results = journal.evidence(), journal.results()
     if remark := describe_fallbacks(evidence, "cut without fitting"):
         context.note(remark)
-    return {name: lambda name=name: results.float32(name) for name in kept}, evidence
+    return {name: partial(results.float32, name) for name in kept}, evidence

@@ -9,6 +9,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from ..model.heap import return_freed_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -24,7 +26,6 @@ R = TypeVar("R")
 
 # Two full windows: more tokens at once are no faster, since weights are reused within a window already.
 BATCH_TOKENS = 512
-M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 OUTPUT_BYTES = 32 << 20
 BLOCK_BYTES = 1 << 20
 
@@ -51,19 +52,6 @@ def side_by_side(
         finally:
             for _, job in jobs:
                 job.cancel()
-
-
-def return_freed_blocks() -> None:
-    """Makes glibc give freed blocks of a mebibyte and more back at once; other allocators do so anyway.
-
-    It raises that bound by itself to 32 MiB, and then keeps such blocks in the heaps of all threads: a
-    tenth of the memory that the reference of a model of 60 million parameters needs.
-    """
-    import ctypes
-
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:

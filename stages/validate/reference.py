@@ -85,7 +85,7 @@ def run(context: Context[ReferenceParams]) -> Result:
     from ...artifacts.digest import digest_bytes
     from ..model import logits_store
     from ..model.checkpoint import Checkpoint
-    from .batches import return_freed_blocks
+    from ..model.heap import return_freed_blocks
 
     directory = context.inputs["model"].path
     model = Checkpoint.open(directory).outline

@@ -129,6 +129,11 @@ class FeedForward:
         """Its maps in the order of computation, a factored one as one."""
         return (*((self.gate,) if self.gate else ()), self.up, self.down)
 
+    @property
+    def blocks(self) -> tuple[FeedForward, ...]:
+        """Itself, as a mixture has several."""
+        return (self,)
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -150,8 +155,12 @@ class Mixture:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """The maps that may be quantized, in the order of computation."""
-        blocks = (*self.experts, *((self.shared,) if self.shared else ()))
-        return tuple(weight for block in blocks for linear in block.linears for weight in linear.weights)
+        return tuple(weight for block in self.blocks for linear in block.linears for weight in linear.weights)
+
+    @property
+    def blocks(self) -> tuple[FeedForward, ...]:
+        """Its experts, and the one for every token."""
+        return (*self.experts, *((self.shared,) if self.shared else ()))
 
     @property
     def gates(self) -> tuple[Linear, ...]:
