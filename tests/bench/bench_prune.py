@@ -162,8 +162,8 @@ def _bars(rows: Mapping[tuple[str, str], Row]) -> list[tuple[str, float, float]]
             bars.append((f"sparsegpt {label}: log-perplexity over the library's", made.above(peer)[0], 0.0))
             bars.append((f"sparsegpt {label}: CPU seconds", made.cpu_seconds, 0.6 * peer.cpu_seconds))
         if peer := rows.get(("peer wanda", label)):
-            apart = abs(rows["wanda", label].above(peer)[0])
-            bars.append((f"wanda {label}: log-perplexity from the library's", apart, 5e-4))
+            above = rows["wanda", label].above(peer)[0]
+            bars.append((f"wanda {label}: log-perplexity over the library's", above, 5e-4))
     joint, after = rows[JOINT, "2:4"], rows[AFTER, "2:4"]
     bars.append((f"{JOINT}: log-perplexity over one after the other", joint.above(after)[0], 0.0))
     return bars
