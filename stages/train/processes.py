@@ -51,6 +51,8 @@ def together(context: Context[Any]) -> Iterator[None]:
         yield
         return
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    # Where it is not set, accelerate chooses a number of threads, with a warning.
+    variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(context.threads))
     given = _Given(context.params, dict(context.inputs), context.job, context.seed, context.threads)
     spawn = multiprocessing.get_context("spawn")
     helpers = [

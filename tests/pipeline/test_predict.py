@@ -161,6 +161,14 @@ def test_tokens_come_from_the_text_and_from_what_is_measured_against(tmp_path: P
     assert tokens(nodes) == [0, 300, 0, 300]
 
 
+# What stages ask for that no parameter asks for by itself.
+CHOSEN = {
+    "prune.layers": {"count": 1},
+    "prune.structured": {"ffn": 0.5},
+    "share.layers": {"every": 2},
+}
+
+
 @pytest.mark.parametrize("name", sorted(base.BUILTIN))
 def test_every_built_in_stage_states_an_estimate_that_grows_with_the_model(name: str) -> None:
     stage = base.get(name)
@@ -168,8 +176,9 @@ def test_every_built_in_stage_states_an_estimate_that_grows_with_the_model(name:
     values = {
         field: ("x",) if schema.takes_many(stage.params, field) else "x"
         for field, kept in schema.fields(stage.params).items()
-        if kept.default is MISSING
+        if kept.default is MISSING or field in ("training_text", "calibration")
     }
+    values |= CHOSEN.get(name, {})
     inputs = {each: (kinds[0], 1_000_000) for each, kinds in stage.inputs.items()}
     large = {each: (kind, 1000 * size) for each, (kind, size) in inputs.items()}
     few = estimates.estimate(stage, stage.params(**values), Work(10**6, 10**6, 1000, inputs, 2))

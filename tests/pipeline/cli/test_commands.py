@@ -112,7 +112,7 @@ class TestCatalogues:
         assert (
             "  when task causal-lm, seq2seq-lm, weights int8\n    gates.perplexity.max_increase: 2%" in told
         )
-        assert "\ntakes\n  quantize: rtn, gptq, awq, llmcompressor, gptqmodel\n  weights: int4\n" in told
+        assert "\ntakes\n  quantize: rtn, gptq, awq, qat, llmcompressor, gptqmodel\n  weights: int4\n" in told
         assert "  onnxruntime: >=" in told
         assert "  opset: 7 to 24\n" in told
 

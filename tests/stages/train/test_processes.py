@@ -1,4 +1,4 @@
-"""A training in several processes: the weights of one, and an error where one of them ends."""
+"""A training in several processes: the weights of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from ingot.artifacts.errors import RecipeError, StageError
+from ingot.artifacts.errors import RecipeError
 from ingot.artifacts.tensors import TensorSource
 
 LEARN = {"window": 16, "batch_size": 4, "steps": 3, "evaluate_every": 3, "learning_rate": 1e-3}
@@ -23,30 +23,6 @@ def test_two_processes_write_what_one_does(tiny_checkpoint, text_file, run_stage
     before, after = (TensorSource.open([each.path / "model.safetensors"]) for each in (one, two))
     for name in before.names():
         np.testing.assert_allclose(after.float32(name), before.float32(name), rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_process_that_ends_is_named(tiny_checkpoint, text_file, run_stage, monkeypatch):
-    from ingot.stages.train import processes
-
-    monkeypatch.setattr(processes, "_help", fail)
-    with pytest.raises(StageError, match="a process of the training ended with status 3"):
-        run_stage(
-            "finetune.full",
-            {"model": tiny_checkpoint("llama")},
-            training_text=str(text_file),
-            processes=2,
-            **LEARN,
-        )
-
-
-def fail(_given, variables):
-    """In place of a helper: joins, and ends before the first batch."""
-    import torch
-
-    os.environ.update(variables)
-    torch.distributed.init_process_group("gloo")
-    os._exit(3)
 
 
 def test_a_batch_is_not_divided_into_less_than_windows(run_stage):
