@@ -35,9 +35,9 @@ def check_inputs(node: Node, graph: Graph, made: Mapping[str, Artifact | None]) 
         directories[name] = directory
     try:
         check(node.params, directories)
-    except IntakeError:
-        return  # what loading says of a checkpoint says more
     except InputError as error:
+        if isinstance(error, IntakeError) and None in [made[source] for source in node.inputs.values()]:
+            return  # loading comes first, and says more of a checkpoint that cannot be read
         what = error.what if error.what.startswith(f"{node.name}.") else f"{node.name}: {error.what}"
         raise type(error)(what, where=error.where or _place(node, error.what), fix=error.fix) from error
 

@@ -22,12 +22,18 @@ from ...artifacts.manifest import Artifact
 from ..base import Context, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.process import BaseProcess
+    from multiprocessing.synchronize import Semaphore
 
 RANK = "RANK"
 HELPER = "INGOT_TRAINING_HELPER"
 # How long the others may take to end once the training is over, in seconds.
 PATIENCE = 60
+# How often it is looked whether they are still there, in seconds.
+POLL = 0.2
+# In a helper: what it tells that it is about to join.
+_arrived: list[Semaphore] = []
 
 
 @dataclass(frozen=True)
@@ -48,36 +54,58 @@ def together(context: Context[Any]) -> Iterator[None]:
     """
     count = context.params.processes
     if count == 1 or RANK in os.environ:
+        for each in _arrived:
+            each.release()
         yield
         return
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
     # Where it is not set, accelerate chooses a number of threads, with a warning.
-    variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(context.threads))
+    variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, context.threads // count)))
     given = _Given(context.params, dict(context.inputs), context.job, context.seed, context.threads)
     spawn = multiprocessing.get_context("spawn")
+    arrived = spawn.Semaphore(0)
     helpers = [
-        spawn.Process(target=_help, args=(given, {**variables, **_ranks(rank)}), daemon=True)
+        spawn.Process(target=_help, args=(given, {**variables, **_ranks(rank)}, arrived), daemon=True)
         for rank in range(1, count)
     ]
-    before = dict(os.environ)
+    before, patience = dict(os.environ), 0
     for helper in helpers:
         helper.start()
     try:
+        _await(helpers, arrived)
         _enter({**variables, **_ranks(0)})
         yield
+        patience = PATIENCE
     except RuntimeError as error:
-        ended = [helper.exitcode for helper in helpers if helper.exitcode]
-        if not ended:
-            raise
-        what = f"a process of the training ended with status {ended[0]}; the log says why"
-        raise StageError(what, fix="lower processes, or look at its error") from error
+        for helper in helpers:
+            helper.join(1)  # one that is gone may not have been waited for
+        if (ended := _ended(helpers)) is not None:
+            raise _lost(ended) from error
+        raise
     finally:
         for helper in helpers:
-            helper.join(PATIENCE)
+            helper.join(patience)
             helper.kill()
         _leave()
         os.environ.clear()
         os.environ.update(before)
+
+
+def _await(helpers: Sequence[BaseProcess], arrived: Semaphore) -> None:
+    """Waits until all helpers are about to join: whoever joins first waits for the others without looking."""
+    for _ in helpers:
+        while not arrived.acquire(timeout=POLL):
+            if (ended := _ended(helpers)) is not None:
+                raise _lost(ended)
+
+
+def _ended(helpers: Sequence[BaseProcess]) -> int | None:
+    return next((helper.exitcode for helper in helpers if helper.exitcode is not None), None)
+
+
+def _lost(status: int) -> StageError:
+    what = f"a process of the training ended with status {status}; the log says why"
+    return StageError(what, fix="lower processes, or look at its error")
 
 
 def leave_if_helper() -> None:
@@ -92,8 +120,9 @@ def own_name(name: str) -> str:
     return f"{name}-{os.environ[RANK]}" if os.environ.get(RANK, "0") != "0" else name
 
 
-def _help(given: _Given, variables: Mapping[str, str]) -> None:
+def _help(given: _Given, variables: Mapping[str, str], arrived: Semaphore) -> None:
     """Runs the stage in a helper: it ends with the training, and has no output."""
+    _arrived.append(arrived)
     _enter({**variables, HELPER: "1"})
     module = sys.modules[type(given.params).__module__]
     stage = next(
