@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..model.families.compact import first_name
+from ..model.named import matching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,10 +80,10 @@ def choose(model: Architecture, params: FactorParams) -> dict[str, Linear]:
     linears = {name: linear for name, linear in known.items() if name not in factored}
     chosen = [name for name, linear in linears.items() if linear.layer is not None]
     if params.only:
-        wanted = {name for pattern in params.only for name in _matching(list(linears), pattern, "only")}
+        wanted = {name for pattern in params.only for name in matching(list(linears), pattern, "factor.only")}
         chosen = [name for name in linears if name in wanted]
     for pattern in params.ignore:
-        gone = set(_matching(chosen, pattern, "ignore"))
+        gone = set(matching(chosen, pattern, "factor.ignore"))
         chosen = [name for name in chosen if name not in gone]
     if not chosen:
         raise RecipeError("no weight would be factored", fix="ignore less, or drop the factor stage")
@@ -108,13 +108,3 @@ def nothing_saved(params: FactorParams) -> RecipeError:
         "no weight would become smaller: factored as asked, the two maps of each take as much as the one",
         fix=f"ask for less, or lower multiple_of ({params.multiple_of})",
     )
-
-
-def _matching(names: list[str], pattern: str, key: str) -> list[str]:
-    found = fnmatch.filter(names, pattern)
-    if not found:
-        raise RecipeError(
-            f"factor.{key}: {pattern!r} matches no weight",
-            fix=f"weights are called like {next(iter(names), 'nothing')}",
-        )
-    return found

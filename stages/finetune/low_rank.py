@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch.nn.utils import parametrize
 from ...artifacts.errors import RecipeError
 from ...artifacts.tensors import SafetensorsWriter, TensorShape
 from ..model.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterConfig, config_json
+from ..model.named import matching
 
 if TYPE_CHECKING:
     from ...artifacts.outbox import Outbox
@@ -107,9 +107,11 @@ def adapt(
     head = network.get_output_embeddings()
     chosen = [name for name, module in maps.items() if module is not head]
     if only:
-        chosen = [name for name in maps if any(name in _matching(maps, pattern, "only") for pattern in only)]
+        chosen = [
+            name for name in maps if any(name in matching(maps, pattern, "finetune.only") for pattern in only)
+        ]
     for pattern in ignore:
-        gone = _matching(chosen, pattern, "ignore")
+        gone = matching(chosen, pattern, "finetune.ignore")
         chosen = [name for name in chosen if name not in gone]
     if not chosen:
         raise RecipeError(
@@ -132,13 +134,3 @@ def adapt(
 def _is_map(module: torch.nn.Module) -> bool:
     """Whether a module multiplies by a matrix: torch's own, or GPT-2's, which is stored turned."""
     return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _matching(names: Any, pattern: str, key: str) -> list[str]:
-    found = fnmatch.filter(names, pattern)
-    if not found:
-        raise RecipeError(
-            f"finetune.{key}: {pattern!r} matches no weight",
-            fix=f"weights are called like {next(iter(names), 'nothing')}",
-        )
-    return found

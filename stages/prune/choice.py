@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import RecipeError, nearest
 from ...artifacts.schema import param
 from ..model.checkpoint import Checkpoint
+from ..model.named import matching
 from ..model.sparsity import GROUPS, Target, require_divided, target
 
 if TYPE_CHECKING:
@@ -76,15 +76,15 @@ def choose(model: Architecture, params: PruneParams) -> dict[str, Target]:
     linears = {linear.name: linear for linear in model.linears}
     chosen = [name for name, linear in linears.items() if linear.layer is not None]
     if params.only:
-        wanted = {name for pattern in params.only for name in _matching(list(linears), pattern, "only")}
+        wanted = {name for pattern in params.only for name in matching(list(linears), pattern, "prune.only")}
         chosen = [name for name in linears if name in wanted]
     targets = dict.fromkeys(chosen, params.target)
     for pattern, changes in (params.overrides or {}).items():
         changed = _overridden(pattern, changes)
-        for name in _matching(chosen, pattern, "overrides"):
+        for name in matching(chosen, pattern, "prune.overrides"):
             targets[name] = changed
     for pattern in params.ignore:
-        for name in _matching(chosen, pattern, "ignore"):
+        for name in matching(chosen, pattern, "prune.ignore"):
             targets.pop(name, None)
     if not targets:
         raise RecipeError("no weight would be pruned", fix="ignore less, or drop the prune stage")
@@ -103,13 +103,3 @@ def _overridden(pattern: str, changes: Mapping[str, object]) -> Target:
     if not changes:
         raise RecipeError(f"{label} changes nothing", fix=f"write {' or '.join(OVERRIDABLE)}")
     return target(label, changes.get("sparsity"), changes.get("pattern"))
-
-
-def _matching(names: list[str], pattern: str, key: str) -> list[str]:
-    found = fnmatch.filter(names, pattern)
-    if not found:
-        raise RecipeError(
-            f"prune.{key}: {pattern!r} matches no weight",
-            fix=f"weights are called like {next(iter(names), 'nothing')}",
-        )
-    return found

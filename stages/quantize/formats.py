@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import RecipeError, nearest
 from ...artifacts.schema import param
+from ..model.named import matching
 from ..model.quantized import WeightFormat, WeightSpec
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def choose(model: Architecture, choice: Choice) -> dict[str, WeightSpec]:
     for pattern, changes in choice.overrides.items():
         _override(specs, pattern, changes)
     for pattern in choice.ignore:
-        for name in _matching(specs, pattern, "ignore"):
+        for name in matching(specs, pattern, "quantize.ignore"):
             del specs[name]
     return specs
 
@@ -129,19 +129,9 @@ def _override(specs: dict[str, WeightSpec], pattern: str, changes: Mapping[str, 
         if value not in OVERRIDABLE[key] or isinstance(value, bool) != (key == "sym"):
             listed = ", ".join(str(each) for each in OVERRIDABLE[key])
             raise RecipeError(f"{label}: {value!r} is not one of {listed}")
-    for name in _matching(specs, pattern, "overrides"):
+    for name in matching(specs, pattern, "quantize.overrides"):
         if changes.get("bits") == FLOAT_BITS:
             del specs[name]
         else:
             changed: Any = dict(changes)
             specs[name] = replace(specs[name], format=replace(specs[name].format, **changed))
-
-
-def _matching(specs: Mapping[str, WeightSpec], pattern: str, key: str) -> list[str]:
-    found = fnmatch.filter(specs, pattern)
-    if not found:
-        raise RecipeError(
-            f"quantize.{key}: {pattern!r} matches no weight",
-            fix=f"weights are called like {next(iter(specs), 'nothing')}",
-        )
-    return found

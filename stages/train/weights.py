@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...artifacts.errors import RecipeError
+from ..model.named import matching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ def freeze(network: torch.nn.Module, patterns: tuple[str, ...]) -> None:
     """Lets the parameters that match stay as they are; raises RecipeError for a pattern that matches none."""
     names = dict(network.named_parameters())
     for pattern in patterns:
-        for name in matching(names, pattern, "freeze"):
+        for name in matching(names, pattern, "freeze", "parameter"):
             names[name].requires_grad_(False)
     if not any(each.requires_grad for each in names.values()):
         raise RecipeError("freeze: nothing is left to train", fix="freeze less, or leave the stage out")
@@ -84,7 +84,7 @@ def groups(parameters: Mapping[str, torch.nn.Parameter], params: TrainParams) ->
     """
     chosen: dict[str, Mapping[str, object]] = {}
     for pattern, changes in (params.groups or {}).items():
-        for name in matching(parameters, pattern, "groups"):
+        for name in matching(parameters, pattern, "groups", "parameter"):
             chosen[name] = {**chosen.get(name, {}), **changes}
     found: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -96,14 +96,3 @@ def groups(parameters: Mapping[str, torch.nn.Parameter], params: TrainParams) ->
         {"params": members, "height": height, "lr": height, "weight_decay": decay}
         for (height, decay), members in found.items()
     ]
-
-
-def matching(names: Mapping[str, object], pattern: str, key: str) -> list[str]:
-    """The names that match a shell pattern; raises RecipeError where there are none."""
-    found = fnmatch.filter(names, pattern)
-    if not found:
-        raise RecipeError(
-            f"{key}: {pattern!r} matches no parameter",
-            fix=f"parameters are called like {next(iter(names), 'nothing')}",
-        )
-    return found

@@ -1,0 +1,25 @@
+"""Weights that a recipe names by shell patterns."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import TYPE_CHECKING
+
+from ...artifacts.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+def matching(names: Collection[str], pattern: str, label: str, kind: str = "weight") -> list[str]:
+    """The names that match a shell pattern, in their order; raises RecipeError where there are none.
+
+    label: what the pattern is called in messages, such as ``prune.ignore``.  kind: of what has the names.
+    """
+    found = fnmatch.filter(names, pattern)
+    if not found:
+        raise RecipeError(
+            f"{label}: {pattern!r} matches no {kind}",
+            fix=f"{kind}s are called like {next(iter(names), 'nothing')}",
+        )
+    return found
