@@ -20,9 +20,11 @@ from ..stages.load.hub import resolve as resolve_source
 from ..stages.load.intake import inspect_source
 from ..stages.load.packed import inspect_packed, is_packed
 from ..targets import host as hosts
+from ..targets.libraries import tensorrt_library
 from ..targets.profile import MEASURE_SECTIONS, SECTIONS, STAGE_SECTIONS
 from .branch import Branch
 from .data import ROLES
+from .delivered import delivered
 from .draft import Draft
 from .fan import fan_out, wide_axes
 from .formats import require_accepted
@@ -97,7 +99,11 @@ def build_graph(
     """
     host = host or hosts.probe()
     recipe = replace(recipe, overrides=tuple(_known(each, recipe) for each in recipe.overrides))
-    known = {"int8_dot_product": host.has_int8_dot_product, "known_family": not is_outside(facts)}
+    known = {
+        "int8_dot_product": host.has_int8_dot_product,
+        "known_family": not is_outside(facts),
+        "tensorrt": tensorrt_library(),
+    }
     draft = Draft(recipe.data, recipe.seed, {**facts, **known}, loaded)
     trunk = Trunk(draft, recipe)
     sources = {target.name: target.takes or trunk.last_checkpoint(target) for target in recipe.targets}
@@ -113,7 +119,8 @@ def build_graph(
             # The recipe's model comes first: other nodes that load it are it, under another name.
             model = trunk.node(LOAD, cell)
             source, reference = trunk.node(sources[target.name], cell), trunk.plain(recipe.reference, cell)
-            leaves.append(Branch(draft, own, leaf, cell, model, source, reference).grow())
+            for each in delivered(own, leaf, draft.facts):
+                leaves.append(Branch(draft, own, each, cell, model, source, reference).grow())  # noqa: PERF401
     notes = _notes(recipe.data, draft.roles)
     return draft.builder.graph(leaves, facts, (*((note(facts),) if is_outside(facts) else ()), *notes))
 

@@ -14,6 +14,7 @@ from ..artifacts import schema
 from ..artifacts.errors import RecipeError, RequirementError
 from ..stages import base
 from ..targets import profile as profiles
+from ..targets.demands import Demand, broken
 from ..targets.rules import Rule, Setting
 from .data import EVALUATION, check_length
 from .draft import Draft, stage_of
@@ -23,6 +24,7 @@ from .matrix import Cell, cell_name
 from .rules import require_addable, require_measured, require_task
 from .steps import FROM
 from .trunk import CHECKPOINT, EXPORT, LOAD_QUANTIZED, PACKED_WIDTH, QUANTIZED
+from .units import parse_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +33,13 @@ if TYPE_CHECKING:
     from .recipe_targets import Target
 
 QUANTIZE = "quantize"
+# The graph that an exporter compiles, where it takes no checkpoint.
+GRAPH = "graph"
 PLAIN = "fp32"
+# What floating-point weights are called, by the `dtype` that an exporter writes them in.
+FLOATS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+# Limits that are stated as a lowest and a highest value, which exporters take as `opset_range`.
+RANGES = ("onnxruntime", "opset", "ir_version")
 TWIN = "what cost is compared with"
 
 
@@ -79,15 +87,19 @@ class Branch:
         plain = self._twin(self._source) if is_artifact else self._plain()
         reference = self._measure("reference", {"model": self._reference})
         model = self._quantize() if kind == CHECKPOINT else self._unquantized()
-        width, method = self._weights(model)
-        self._check_accepted(width, method)
         artifact = self._unexported() if is_artifact else self._artifact(model)
+        floats = self._floats(artifact)
+        width, method = self._weights(model)
+        width = floats if method == NONE else width
+        self._check_accepted(width, method)
+        self._check_limits_of_device((width, floats))
         quality = self._measure("quality", {"artifact": artifact, "reference": reference})
         cost = self._measure("cost", {"artifact": artifact, "reference": plain, "source": self._model})
         added = self._added_metrics(quality)
         gates = self._gates(width)
         require_measured(gates, added)
         limits = self._profile.limits
+        runtimes = {"onnxruntime": limits.onnxruntime, **(limits.runtimes or {})}
         return Leaf(
             self._name,
             self._profile.name,
@@ -95,7 +107,7 @@ class Branch:
             quality,
             cost,
             gates,
-            {"onnxruntime": limits.onnxruntime} if limits.onnxruntime else {},
+            {name: versions for name, versions in runtimes.items() if versions},
             cell_of=self._target.name if self._cell.settings else None,
             cell=self._cell.labels(),
         )
@@ -106,6 +118,11 @@ class Branch:
         inner = [*(rule.settings for rule in rules), recipe.settings, target.settings]
         return resolve([*inner, *outer_layers(recipe.overrides, target.name)])
 
+    def _before(self) -> Settings:
+        """The settings of the export whose output the target's own export takes."""
+        inner = [*(rule.settings for rule in self._rules), self._target.via]
+        return self._with_limits(resolve(inner))
+
     def _with_limits(self, settings: Settings) -> Settings:
         """The settings with the profile's limits for an exporter that takes them (`opset_range`)."""
         known = schema.fields(self._stage(EXPORT, settings).params)
@@ -115,8 +132,11 @@ class Branch:
         return {**{setting.path: setting for setting in added}, **settings}
 
     def _limits(self) -> dict[str, object]:
-        limits = vars(self._profile.limits)
-        return {f"{name}_range": limit for name, limit in limits.items() if limit is not None}
+        """What an exporter may be told of the target's device, by the name of its parameter."""
+        stated = {name: limit for name, limit in vars(self._profile.limits).items() if limit is not None}
+        ranges = {f"{name}_range": stated.pop(name) for name in RANGES if name in stated}
+        sizes = {name: list(getattr(self._profile.verify, name) or ()) for name in ("batch", "sequence")}
+        return {**stated, **ranges, **{name: size for name, size in sizes.items() if size}}
 
     def _stage(self, family: str, settings: Settings) -> base.Stage[Any]:
         return stage_of(family, settings, family, f"the target {self._target.name}", self._target.origin)
@@ -131,7 +151,7 @@ class Branch:
                 raise RecipeError(what, where=setting.origin, fix=fix)
             return self._source
         stage = self._stage(QUANTIZE, self._settings)
-        because = next((rule.because for rule in reversed(self._rules) if method in rule.settings), "")
+        because = self._because(QUANTIZE)
         origin = method.origin if method is not None else self._target.origin
         reason = f"{origin}: {because}" if because else f"asked for by {origin}"
         return self._add(f"{QUANTIZE}@{self._name}", QUANTIZE, stage, self._source, reason, self._name)
@@ -158,16 +178,30 @@ class Branch:
 
     def _artifact(self, model: str) -> str:
         """Adds the export of ``model`` that is delivered."""
-        stage, reason = (
-            self._stage(EXPORT, self._settings),
-            f"what runs on {self._name}, through {self._profile.runtime}",
-        )
-        return self._add(f"{EXPORT}@{self._name}", EXPORT, stage, model, reason, self._name)
+        because = self._because(EXPORT)
+        reason = f"what runs on {self._name}, through {self._profile.runtime}"
+        return self._exported(model, self._name, f"{reason}: {because}" if because else reason, self._name)
 
     def _plain(self) -> str:
         """Adds the export of the unmodified model, for the same runtime."""
+        return self._exported(self._reference, "reference", TWIN)
+
+    def _exported(self, source: str, name: str, reason: str, target: str | None = None) -> str:
+        """Adds the export of ``source``, and before it that of the graph that it takes, if it takes one."""
         stage = self._stage(EXPORT, self._settings)
-        return self._add(f"{EXPORT}@reference", EXPORT, stage, self._reference, TWIN)
+        kinds = {kind for taken in stage.inputs.values() for kind in taken}
+        if self._draft.builder.output_kind(source) not in kinds:
+            before = self._before()
+            first = self._stage(EXPORT, before)
+            if first.output in kinds:
+                why = f"what {stage.name} compiles"
+                source = self._add(f"{GRAPH}@{name}", EXPORT, first, source, why, target, before)
+        return self._add(f"{EXPORT}@{name}", EXPORT, stage, source, reason, target)
+
+    def _because(self, family: str) -> str:
+        """Why a profile's rules chose the method of a family; empty where somebody else did."""
+        method = self._settings.get((family, METHOD))
+        return next((rule.because for rule in reversed(self._rules) if method in rule.settings), "")
 
     def _add(
         self,
@@ -177,15 +211,17 @@ class Branch:
         source: str,
         reason: str,
         target: str | None = None,
+        settings: Settings | None = None,
     ) -> str:
         """Adds the target's node of a family, with ``source`` as its only input."""
+        settings = self._settings if settings is None else settings
         if len(stage.inputs) != 1:
-            where = self._settings[family, METHOD].origin
+            where = settings[family, METHOD].origin
             raise RecipeError(f"stage {stage.name} takes {len(stage.inputs)} inputs, not one", where=where)
         return self._draft.add(
             name,
             stage,
-            section(self._settings, family),
+            section(settings, family),
             {next(iter(stage.inputs)): source},
             target=target,
             reason=reason,
@@ -271,6 +307,45 @@ class Branch:
                 raise RecipeError(
                     f"the target {target.name} does not take {what} {value}", where=where, fix=fix
                 )
+
+    def _floats(self, artifact: str) -> str:
+        """What floating-point weights are in the artifact: the `dtype` of the export that writes them."""
+        node = self._draft.builder.node(artifact)
+        while not hasattr(node.params, "dtype") and self._draft.builder.output_kind(node.name) not in (
+            CHECKPOINT,
+            QUANTIZED,
+        ):
+            if len(node.inputs) != 1:
+                return PLAIN
+            node = self._draft.builder.node(next(iter(node.inputs.values())))
+        is_export = node.stage.startswith(f"{EXPORT}.")
+        return FLOATS.get(str(getattr(node.params, "dtype", "")), PLAIN) if is_export else PLAIN
+
+    def _check_limits_of_device(self, widths: tuple[str, ...]) -> None:
+        """Raises RequirementError, with the rule, for what the profile's device cannot hold or compute."""
+        profile, facts = self._profile, self._draft.facts
+        sizes = {
+            name: self._bytes(name, value)
+            for name in ("device_memory", "artifact_size")
+            if (value := getattr(profile.limits, name)) is not None
+        }
+        context = facts.get("context")
+        demand = Demand(
+            widths, int(str(facts.get("parameters", 0))), int(str(context)) if context is not None else None
+        )
+        for each in broken(demand, profile.limits, profile.verify, sizes):
+            raise RequirementError(
+                f"the target {self._target.name} breaks the rule {each.rule}: {each.what}",
+                where=self._where,
+                fix=each.fix,
+            )
+
+    def _bytes(self, name: str, value: int | str) -> int:
+        try:
+            return int(parse_quantity(value, "bytes"))
+        except ValueError as error:
+            where, fix = f"profile {self._profile.name}", "write a size such as 24GB"
+            raise RecipeError(f"limits.{name}: {error}", where=where, fix=fix) from None
 
     def _added_metrics(self, quality: str) -> tuple[str, ...]:
         """The metrics of other packages that are measured; raises RecipeError for what cannot be."""

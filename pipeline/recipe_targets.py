@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..artifacts.errors import RecipeError
 from ..artifacts.schema import build, param
 from ..targets import profile as profiles
-from ..targets.profile import MEASURE_SECTIONS, STAGE_SECTIONS
+from ..targets.profile import DELIVERS, MEASURE_SECTIONS, STAGE_SECTIONS
 from ..targets.rules import Setting
 from .matrix import MATRIX, Axis, read_matrix
 from .sections import gate_settings, tree_settings
@@ -44,6 +44,9 @@ class TargetFields:
     export: object = param(None, doc="a method, or a mapping of its parameters")
     measure: Mapping[str, object] | None = param(None, doc="parameters of reference, quality and cost")
     gates: Mapping[str, object] | None = param(None, doc="what this target's artifact is held to")
+    delivers: Mapping[str, object] | None = param(
+        None, doc="artifacts beside its own: name → export method, or a mapping with its parameters, or none"
+    )
     matrix: Mapping[str, object] | None = param(
         None, doc="node.parameter → values: a leaf of this target for each"
     )
@@ -54,6 +57,7 @@ class Target:
     """One thing to build. profile: a profile's name, or its file's absolute path; origin: where written.
 
     takes: the node it goes on from, None for the last checkpoint; place: where that was written.
+    via: settings of the export whose output this one's own export takes, where it takes no checkpoint.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Target:
     takes: str | None = None
     place: str = ""
     matrix: tuple[Axis, ...] = ()
+    via: tuple[Setting, ...] = ()
 
 
 def read_targets(
@@ -124,6 +129,10 @@ def _target(
         *section_settings(sections, written, place),
         *tree_settings(fields.measure or {}, written, (*place, "measure"), MEASURE_SECTIONS),
         *gate_settings(fields.gates or {}, written, (*place, "gates")),
+        *(
+            Setting((DELIVERS, name), value, written.where(*place, DELIVERS, name))
+            for name, value in (fields.delivers or {}).items()
+        ),
     )
     axes = read_matrix(fields.matrix or {}, written, (*place, MATRIX), nodes)
     return Target(name, profile, settings, origin, fields.takes, locate(FROM), axes)

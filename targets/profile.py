@@ -13,8 +13,10 @@ A profile is a YAML file: built in (`profiles/`), registered by an entry point o
       - {when: {parameters_above: 3.0e9}, set: {quantize: {method: rtn}}, because: decoding is memory bound}
     gates:                                   # the same, once the weights' width is known
       - {when: {weights: int8}, set: {perplexity: {max_increase: 2%}}, because: int8 costs less}
+    delivers: {packed: checkpoint}           # beside what export makes: leaf → method, see pipeline/leaves.py
     accepts: {quantize: [dynamic], weights: [int8]}
-    limits:  {onnxruntime: ">=1.26", opset: [17, 23], ir_version: [8, 11]}
+    limits:  {onnxruntime: ">=1.26", opset: [17, 23], ir_version: [8, 11]}     # see limits.py
+    verify:  {batch: [1, 8], sequence: [128], places: {onnx: [host]}}
 
 A file's own `stages` and `rules` come after those of the profile that it extends. Stages are named by strings
 here; `pipeline/assemble.py` turns them into nodes.
@@ -23,7 +25,7 @@ here; `pipeline/assemble.py` turns them into nodes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -32,6 +34,8 @@ from ..artifacts.entry_points import entry_points
 from ..artifacts.errors import RecipeError, RequirementError, nearest
 from ..artifacts.schema import build, param, unknown_name
 from ..artifacts.yaml import Written, read_yaml
+from .demands import check_places
+from .limits import PLACES, Accepts, Limits, Verify
 from .rules import CONDITIONS, GATE_CONDITIONS, Facts, Rule, Setting, holds, read_rules, read_settings
 
 Rules = tuple[Rule, ...]
@@ -41,28 +45,11 @@ ENTRY_POINTS = "ingot.targets"
 STAGE_SECTIONS = ("quantize", "export")
 MEASURE_SECTIONS = ("reference", "quality", "cost")
 SECTIONS = (*STAGE_SECTIONS, *MEASURE_SECTIONS)
+# What a target ships beside its own artifact: a name → the method that exports it, or a mapping with one.
+DELIVERS = "delivers"
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the target's runtime loads; None where it does not say."""
-
-    onnxruntime: str | None = param(None, doc="versions of onnxruntime on the device, such as >=1.26,<1.32")
-    opset: tuple[int, ...] | None = param(None, doc="lowest and highest opset of the default ONNX domain")
-    ir_version: tuple[int, ...] | None = param(None, doc="lowest and highest ONNX IR version")
-
-
-@dataclass(frozen=True)
-class Accepts:
-    """What may be asked of the target; None where anything may."""
-
-    quantize: tuple[str, ...] | None = param(
-        None, doc="quantize methods it runs; none leaves the model as it is"
-    )
-    weights: tuple[str, ...] | None = param(None, doc="widths of the weights: fp32, int8, int4, int3, int2")
-
-
-T = TypeVar("T", Limits, Accepts)
+T = TypeVar("T", Limits, Accepts, Verify)
 
 
 @dataclass(frozen=True)
@@ -77,6 +64,7 @@ class Profile:
     gates: Rules = ()
     limits: Limits = field(default_factory=Limits)
     accepts: Accepts = field(default_factory=Accepts)
+    verify: Verify = field(default_factory=Verify)
 
     def chosen(self, facts: Facts) -> Rules:
         """The choices that hold for a source and a host; a later one overrides an earlier one."""
@@ -142,8 +130,10 @@ class ProfileFields:
     measure: Mapping[str, object] | None = param(None, doc="parameters of reference, quality and cost")
     rules: tuple[Mapping[str, object], ...] = param((), doc="choices under a condition")
     gates: tuple[Mapping[str, object], ...] = param((), doc="default gates under a condition")
+    delivers: Mapping[str, object] | None = param(None, doc="artifacts beside its own: name → export method")
     accepts: Mapping[str, object] | None = param(None, doc="what may be asked of the target")
-    limits: Mapping[str, object] | None = param(None, doc="what the target's runtime loads")
+    limits: Mapping[str, object] | None = param(None, doc="what the target's device and runtime load")
+    verify: Mapping[str, object] | None = param(None, doc="sizes that are validated, and where")
 
 
 @functools.cache
@@ -159,6 +149,9 @@ def _load(path: Path, children: tuple[Path, ...]) -> Profile:
     if runtime is None:
         raise RecipeError("runtime is missing", where=source, fix="name one, such as onnx, or extend another")
     choices, gates = _rules(fields, written, path.stem)
+    verify = _folded(Verify, parent.verify if parent else None, fields.verify, "verify", written)
+    for word in check_places(verify):
+        raise unknown_name(word, PLACES, prefix="verify.places", where=written.where("verify", "places"))
     return Profile(
         name=path.stem,
         summary=fields.summary,
@@ -168,6 +161,7 @@ def _load(path: Path, children: tuple[Path, ...]) -> Profile:
         gates=(*(parent.gates if parent else ()), *gates),
         limits=_folded(Limits, parent.limits if parent else None, fields.limits, "limits", written),
         accepts=_folded(Accepts, parent.accepts if parent else None, fields.accepts, "accepts", written),
+        verify=verify,
     )
 
 
@@ -189,9 +183,14 @@ def _rules(fields: ProfileFields, written: Written, profile: str) -> tuple[Rules
     _check_sections(stages, STAGE_SECTIONS)
     _check_sections(measure, MEASURE_SECTIONS)
     for rule in rules:
-        _check_sections(rule.settings, SECTIONS)
-    plain = (Rule({}, (*stages, *measure)),) if stages or measure else ()
+        _check_sections(rule.settings, (*SECTIONS, DELIVERS))
+    ships = tuple(_delivered(fields.delivers, written, profile))
+    plain = (Rule({}, (*stages, *measure, *ships)),) if stages or measure or ships else ()
     return (*plain, *rules), tuple(read_rules(written, "gates", fields.gates, GATE_CONDITIONS, profile))
+
+
+def _delivered(tree: Mapping[str, object] | None, written: Written, profile: str) -> Iterator[Setting]:
+    yield from read_settings(written, (), {DELIVERS: tree or {}}, (), profile)
 
 
 def _check_sections(settings: Iterable[Setting], valid: Sequence[str]) -> None:

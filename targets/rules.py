@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 Facts = Mapping[str, object]
 COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {"above": operator.gt, "below": operator.lt}
 
+# tensorrt: which of its libraries builds engines here, `tensorrt`, `tensorrt_rtx` or `none`.
 CONDITIONS = (
     "task", "architecture", "model_type", "known_family", "parameters_above", "parameters_below",
-    "int8_dot_product",
+    "int8_dot_product", "tensorrt",
 )  # fmt: skip
 # weights: their width.  changed: whether a stage made another network of the reference.
 GATE_CONDITIONS = (*CONDITIONS, "weights", "changed")

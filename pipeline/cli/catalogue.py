@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,7 @@ from ...stages import base
 from ...targets import profile as profiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from ...targets.profile import Profile
     from ...targets.rules import Rule
@@ -89,7 +90,8 @@ def target_page(profile: Profile) -> str:
         *_part("choices, first to last: a later one that holds overrides", _rules(profile.choices)),
         *_part("gates, unless the recipe says otherwise", _rules(profile.gates)),
         *_part("takes", _stated(vars(profile.accepts))),
-        *_part("limits of its runtime", _stated(vars(profile.limits))),
+        *_part("limits of its device and runtime", _stated(vars(profile.limits))),
+        *_part("validated", _stated(vars(profile.verify))),
     ]
     return "\n".join(lines)
 
@@ -126,4 +128,6 @@ def _show(value: object) -> str:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return f"{value:,.0f}"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_show(each)}" for name, each in value.items())
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -223,3 +223,37 @@ def test_profiles_of_other_packages_are_found_by_entry_point(
 )
 def test_a_rule_holds_when_all_its_conditions_do(when: dict[str, object], expected: bool) -> None:
     assert holds(Rule(when, ()), SMALL) is expected
+
+
+def test_a_profile_says_what_its_device_holds_and_where_artifacts_run(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "gpu",
+        "summary: g\nextends: cpu\naccepts: {weights: [fp16, fp8]}\n"
+        "limits: {sm: 89, device_memory: 24GB, dtypes: [float16, fp8], runtimes: {tensorrt: '>=10'}}\n"
+        "verify: {batch: [1, 8], sequence: [128], places: {onnx: [host, device], aoti: [device]}}\n"
+        "delivers: {packed: checkpoint}\n",
+    )  # fmt: skip
+    found = profile.get(path)
+    assert (found.limits.sm, found.limits.device_memory, found.limits.opset) == (89, "24GB", (7, 24))
+    assert found.verify.places_of("aoti") == ("device",)
+    assert found.verify.places_of("executorch") == ("host",)
+    assert chosen(path, SMALL)["delivers", "packed"] == "checkpoint"
+    child = profile.get(write(tmp_path, "child", "summary: c\nextends: gpu.yaml\nverify: {batch: [2]}\n"))
+    assert (child.verify.batch, child.verify.sequence) == ((2,), (128,))
+
+
+def test_a_place_that_is_none_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, "p", "summary: p\nextends: cpu\nverify: {places: {onnx: [hosts]}}\n")
+    with pytest.raises(RecipeError, match=r"verify\.places\.hosts is not a known name") as caught:
+        profile.get(path)
+    assert caught.value.fix == "did you mean host?"
+
+
+def test_a_rule_may_add_an_artifact_where_a_library_builds_it(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "p",
+        "summary: p\nextends: cpu\nrules:\n"
+        "  - {when: {tensorrt: [tensorrt, tensorrt_rtx]}, set: {delivers: {engine: tensorrt}}, because: b}\n",
+    )  # fmt: skip
+    assert ("delivers", "engine") not in chosen(path, {**SMALL, "tensorrt": "none"})
+    assert chosen(path, {**SMALL, "tensorrt": "tensorrt_rtx"})["delivers", "engine"] == "tensorrt"
