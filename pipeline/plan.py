@@ -73,13 +73,14 @@ class Decision:
 class Plan:
     """A decision for every node of ``graph``, in its order, and what is missing on this machine.
 
-    short: memory and disk space that will not do, as far as can be predicted.  cores: that nodes may share.
+    absent: devices, without which some targets are built and end `unverified`.  short: memory and disk space that will not do, as far as can be predicted.  cores: that nodes may share.
     """
 
     graph: Graph
     decisions: Mapping[str, Decision]
     missing: tuple[Requirement, ...] = ()
     short: tuple[Requirement, ...] = ()
+    absent: tuple[Requirement, ...] = ()
     cores: int = 1
 
     def count(self, state: State) -> int:
@@ -95,6 +96,17 @@ class Plan:
     def is_cached(self) -> bool:
         """Whether nothing has to run."""
         return all(decision.state is State.HIT for decision in self.decisions.values())
+
+    @property
+    def unverified(self) -> Mapping[str, str]:
+        """The targets that cannot be finished on this machine, and why."""
+        found = {}
+        for name, leaf in self.graph.targets.items():
+            branch = (self.decisions[node] for node in self.graph.ancestors(*leaf.nodes))
+            reasons = [each.reason for each in branch if each.state is State.BLOCKED]
+            if reasons and not self.missing:
+                found[name] = reasons[0]
+        return found
 
     @property
     def expected(self) -> Mapping[str, Prediction]:
@@ -158,10 +170,12 @@ class Planner:
         """
         decisions: dict[str, Decision] = {}
         missing: list[Requirement] = []
+        absent: list[Requirement] = []
         for node in graph.nodes.values():
             decision = self._decide(node, {name: decisions[source] for name, source in node.inputs.items()})
             if decision.state in WAITING and (lacking := of_node(node)):
-                missing += lacking
+                missing += (each for each in lacking if not each.is_device)
+                absent += (each for each in lacking if each.is_device)
                 reason = "this machine lacks " + ", ".join(each.name for each in lacking)
                 decision = replace(decision, state=State.BLOCKED, reason=reason)
             decisions[node.name] = decision
@@ -172,14 +186,25 @@ class Planner:
         for leaf in graph.targets.values():
             if leaf.quality in waiting or leaf.cost in waiting:
                 missing += of_leaf(leaf)
-        found = Plan(graph, MappingProxyType(decisions), tuple(dict.fromkeys(missing)), cores=self._cores)
+        found = Plan(
+            graph,
+            MappingProxyType(decisions),
+            tuple(dict.fromkeys(missing)),
+            absent=tuple(dict.fromkeys(absent)),
+            cores=self._cores,
+        )
         return self._predicted(found) if waiting else found
 
     def following(self, plan: Plan) -> Callable[[Node, Mapping[str, str]], Decision]:
-        """:meth:`decide` for an execution of ``plan``: with what was predicted there."""
+        """:meth:`decide` for an execution of ``plan``: with what was predicted there, and what this machine
+        lacks the device for left out.
+        """
 
         def decide(node: Node, inputs: Mapping[str, str]) -> Decision:
-            return replace(self.decide(node, inputs), expected=plan.decisions[node.name].expected)
+            known, found = plan.decisions[node.name], self.decide(node, inputs)
+            if known.state is State.BLOCKED and found.state is State.RUN:
+                return replace(found, state=State.BLOCKED, reason=known.reason)
+            return replace(found, expected=known.expected)
 
         return decide
 
@@ -253,6 +278,7 @@ def to_json(plan: Plan) -> dict[str, object]:
         "notes": list(plan.graph.notes),
         "missing": [{"name": each.name, "fix": each.fix} for each in plan.missing],
         "short": [{"name": each.name, "fix": each.fix} for each in plan.short],
+        "unverified": dict(plan.unverified),
         "expected": {"seconds": round(plan.expected_seconds, 3), "output_bytes": plan.output_bytes},
     }
 

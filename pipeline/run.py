@@ -202,6 +202,7 @@ def environment(host: Host) -> Mapping[str, str]:
         "Processor": f"{host.processor}, {host.cores} cores",
         "Instruction sets": ", ".join(host.isa),
         "Memory": show_bytes(host.memory_bytes),
+        **({"GPU": ", ".join(f"{gpu.name} (SM{gpu.sm})" for gpu in host.gpus)} if host.gpus else {}),
     }
 
 

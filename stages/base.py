@@ -104,11 +104,16 @@ BUILTIN: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Requirement:
-    """Something a stage needs that may be missing here; ``fix`` is the command that brings it."""
+    """Something a stage needs that may be missing here; ``fix`` is the command that brings it.
+
+    is_device: a device, or what emulates one, which another machine may have: where it is missing, the stage is
+    left out and its target ends `unverified`. Anything else that is missing is told before work begins.
+    """
 
     name: str
     met: bool
     fix: str
+    is_device: bool = False
 
 
 @dataclass(frozen=True)

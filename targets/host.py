@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.digest import digest_json
+from . import gpu
+from .gpu import Gpu
 
 # The instruction sets that choose another kernel in the runtimes we use: other speed and other last bits.
 RELEVANT_ISA = frozenset({
@@ -27,7 +29,7 @@ class Host:
     """A machine. system: `linux`, `darwin`, `windows`.  machine: `x86_64`, `aarch64`, `arm64`.
 
     isa: the relevant instruction sets, sorted.  cores: those this process may use.  memory_bytes: all that
-    this process may use, by the machine and its control group.
+    this process may use, by the machine and its control group.  gpus: of NVIDIA, in CUDA's order.
     """
 
     system: str
@@ -36,6 +38,7 @@ class Host:
     isa: tuple[str, ...]
     cores: int
     memory_bytes: int
+    gpus: tuple[Gpu, ...] = ()
 
     @property
     def has_int8_dot_product(self) -> bool:
@@ -47,9 +50,12 @@ class Host:
         return {"machine": self.machine, "isa": list(self.isa)}
 
     def fingerprint(self) -> str:
-        """A digest that equal machines share, for the keys of measured times; names and memory stay out."""
+        """A digest that equal machines share, for the keys of measured times; names and memory stay out, save
+        the name of a GPU, which is what tells of its kind.
+        """
         named = {"system": self.system, "processor": self.processor, "cores": self.cores}
-        return digest_json({**self.facets(), **named})
+        gpus = {"gpus": [gpu.facets() for gpu in self.gpus]} if self.gpus else {}
+        return digest_json({**self.facets(), **named, **gpus})
 
 
 @functools.cache
@@ -63,6 +69,7 @@ def probe() -> Host:
         isa=tuple(sorted(RELEVANT_ISA & flags)),
         cores=_cores(),
         memory_bytes=_memory_bytes(),
+        gpus=gpu.probe(),
     )
 
 

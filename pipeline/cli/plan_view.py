@@ -61,6 +61,8 @@ def closing_lines(plan: Plan) -> list[str]:
         *(f"note: {note}" for note in plan.graph.notes),
         *(f"missing: {each.name} — {each.fix}" for each in plan.missing),
         *(f"short of: {each.name} — {each.fix}" for each in plan.short),
+        *(f"{name} will end unverified: {reason}" for name, reason in plan.unverified.items()),
+        *(f"to verify it: {each.fix}" for each in plan.absent),
     ]
 
 
