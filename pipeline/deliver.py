@@ -1,7 +1,8 @@
 """Delivers what a person ships: the artifact's files, manifest, model card and report, in one directory.
 
     OUT/<target>/              the artifact of the last run, which passed its gate
-    OUT/<target>.unverified/   built, but not measured to the end here, or delivered although it did not pass
+    OUT/<target>.unverified/   built, but not measured to the end here (`ingot validate` does that where its
+                               device is), or delivered although it did not pass
     OUT/<target>.previous/     an earlier delivery that passed, set aside when a later run did not
 
 So `OUT/<target>/` exists only while the last run into OUT passed: nobody can take an older artifact for the
@@ -15,30 +16,36 @@ import contextlib
 import json
 import os
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..artifacts.digest import digest_bytes
 from ..artifacts.errors import DataError, StoreError
 from ..artifacts.faults import fault
 from ..artifacts.files import remove_tree, storage, sync_directory, unique_name, write_file
+from ..artifacts.manifest import Artifact
 from .card import render_card
-from .delivery_manifest import MANIFEST, manifest, read_manifest, without_occasion
+from .delivery_manifest import MANIFEST, VERIFICATIONS, manifest, read_manifest, without_occasion
+from .evidence import DIRECTORY as VALIDATION
+from .evidence import Evidence
 from .report.collect import SESSION
 from .report.html import render_html
+from .report.model import TargetReport
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from ..artifacts.manifest import Artifact
     from ..artifacts.store import Store
     from .gate import Status
-    from .report.model import RunReport, TargetReport
+    from .report.model import RunReport
 
 CARD = "README.md"
 REPORT = "report.html"
 OURS = (CARD, REPORT)
+# What is found out later on other machines goes into the last.
+TAKEN = (f"{VALIDATION}/", f"{VERIFICATIONS}/")
 UNVERIFIED = ".unverified"
 PREVIOUS = ".previous"
 NEW, OLD = "new", "old"
@@ -66,11 +73,13 @@ def deliver_targets(
     artifacts: Mapping[str, Artifact],
     out: Path,
     statuses: Collection[Status] = DELIVERED,
+    evidence: Mapping[str, Evidence] = MappingProxyType({}),
 ) -> RunReport:
     """Delivers the targets that have an artifact and one of ``statuses``; the report with their places.
 
-    artifacts: by target.  Earlier deliveries of every target of the report are replaced, or set aside where
-    nothing new is delivered and they are not what this run made. Raises StoreError when the disk refuses or
+    artifacts: by target.  evidence: by target, what it takes along to be measured again.  Earlier deliveries
+    of every target of the report are replaced, or set aside where nothing new is delivered and they are not
+    what this run made. Raises StoreError when the disk refuses or
     something else is in the way, and CorruptError when a stored file is not what was recorded; then nothing
     half-written stays.
     """
@@ -89,7 +98,8 @@ def deliver_targets(
         _sweep(out)
         for name, target in targets.items():
             if name in places:
-                _deliver(store, delivered, target, artifacts[name], places[name])
+                shipped = _Shipped(target, artifacts[name], evidence.get(name, Evidence()))
+                _deliver(store, delivered, shipped, places[name])
             elif _holds(out / name, target):
                 continue  # a cell that was chosen earlier, and still is what passes
             _retire(out, name, places.get(name))
@@ -102,20 +112,43 @@ def _holds(place: Path, target: TargetReport) -> bool:
     return known is not None and target.status == "pass" and known["artifact"] == target.artifact
 
 
-def _deliver(store: Store, report: RunReport, target: TargetReport, artifact: Artifact, place: Path) -> None:
+@dataclass(frozen=True)
+class _Shipped:
+    """What goes into one delivery."""
+
+    target: TargetReport
+    artifact: Artifact
+    evidence: Evidence
+
+    @property
+    def reference(self) -> Artifact | None:
+        """The predictions that go with it: of what is not verified, so that it can be where its device is."""
+        return self.evidence.reference if self.target.status == "unverified" else None
+
+    def files(self) -> dict[str, tuple[int, str]]:
+        """Size and SHA-256 of each file of the store, by its path in the delivery."""
+        found = {file.path: (file.size, file.sha256) for file in self.artifact.record.files}
+        for file in self.reference.record.files if self.reference else ():
+            found[f"{VALIDATION}/{file.path}"] = file.size, file.sha256
+        return found
+
+    def manifest(self, report: RunReport, files: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
+        """The content of `manifest.json`; files: all but itself."""
+        return manifest(report, self.target, self.artifact, files, self.evidence.document)
+
+
+def _deliver(store: Store, report: RunReport, shipped: _Shipped, place: Path) -> None:
     """Writes a delivery, or leaves the one that is there when it is the same and whole."""
-    if place.exists() and _is_delivered(store, report, target, artifact, place):
+    if place.exists() and _is_delivered(store, report, shipped, place):
         return
     with _beside(place) as directory:
-        _fill(store, report, target, artifact, directory)
+        _fill(store, report, shipped, directory)
 
 
-def _is_delivered(
-    store: Store, report: RunReport, target: TargetReport, artifact: Artifact, place: Path
-) -> bool:
+def _is_delivered(store: Store, report: RunReport, shipped: _Shipped, place: Path) -> bool:
     """Whether an earlier run delivered the same artifact with the same findings, and all of it is intact."""
     known = read_manifest(place)
-    wanted = manifest(report, target, artifact, _payload(artifact))
+    wanted = shipped.manifest(report, shipped.files())
     if known is None or without_occasion(known, OURS) != without_occasion(wanted, OURS):
         return False
     try:
@@ -124,23 +157,22 @@ def _is_delivered(
         return False
 
 
-def _payload(artifact: Artifact) -> dict[str, tuple[int, str]]:
-    return {file.path: (file.size, file.sha256) for file in artifact.record.files}
-
-
-def _fill(store: Store, report: RunReport, target: TargetReport, artifact: Artifact, directory: Path) -> None:
+def _fill(store: Store, report: RunReport, shipped: _Shipped, directory: Path) -> None:
     """Writes one delivery: the artifact's files, checked as they are copied, then ours, the manifest last."""
-    files = _payload(artifact)
-    taken = files.keys() & {*OURS, MANIFEST}
+    files = shipped.files()
+    names = {file.path for file in shipped.artifact.record.files}
+    taken = names & {*OURS, MANIFEST} | {name for name in names if name.startswith(TAKEN)}
     if taken:
         raise StoreError(f"the artifact has files of its own called {', '.join(sorted(taken))}")
-    store.copy_out(artifact, directory)
-    ours = {CARD: render_card(report, target, _session(directory)), REPORT: render_html(report)}
-    for name, text in ours.items():
+    store.copy_out(shipped.artifact, directory)
+    if shipped.reference is not None:
+        store.copy_out(shipped.reference, directory / VALIDATION)
+    card = render_card(report, shipped.target, _session(directory))
+    for name, text in {CARD: card, REPORT: render_html(report)}.items():
         data = text.encode()
         write_file(directory / name, data)
         files[name] = len(data), digest_bytes(data)
-    record = manifest(report, target, artifact, files)
+    record = shipped.manifest(report, files)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     write_file(directory / MANIFEST, f"{text}\n".encode())
 

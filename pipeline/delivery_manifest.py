@@ -22,15 +22,23 @@ if TYPE_CHECKING:
 
 SCHEMA = "ingot/delivery/v1"
 MANIFEST = "manifest.json"
+VERIFICATIONS = "verifications"
 CHECK_FIELDS = (
     "metric", "status", "rule", "limit", "compared", "estimate", "low", "high", "method", "alpha", "message",
 )  # fmt: skip
 
 
 def manifest(
-    report: RunReport, target: TargetReport, artifact: Artifact, files: Mapping[str, tuple[int, str]]
+    report: RunReport,
+    target: TargetReport,
+    artifact: Artifact,
+    files: Mapping[str, tuple[int, str]],
+    validation: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of `manifest.json`; files: path → size in bytes and SHA-256, of all but the manifest."""
+    """The content of `manifest.json`.
+
+    files: path → size in bytes and SHA-256, of all but the manifest.  validation: see `evidence.py`.
+    """
     sources = (
         {"uri": each.uri, "revision": each.revision, "license": each.license, "artifact": each.digest}
         for each in target.sources
@@ -62,7 +70,8 @@ def manifest(
             for name, entry in target.evidence.items()
         },
         "measurements": {name: metric_summary(metric) for name, metric in target.metrics.items()},
-        "gates": {"verdict": target.status, "checks": [_check(check) for check in target.checks]},
+        "gates": {"verdict": target.status, "checks": [check_json(check) for check in target.checks]},
+        "validation": dict(validation),
         "runtime": {"format": target.format, "requires": dict(target.requires)},
         "files": [
             {"path": path, "size": size, "sha256": sha256} for path, (size, sha256) in sorted(files.items())
@@ -70,7 +79,8 @@ def manifest(
     }
 
 
-def _check(check: Check) -> dict[str, object]:
+def check_json(check: Check) -> dict[str, object]:
+    """A check as manifests and verifications record it."""
     return {name: getattr(check, name) for name in CHECK_FIELDS}
 
 

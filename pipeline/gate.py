@@ -146,7 +146,7 @@ def _check(bound: Bound, summary: Summary | None, alpha: float) -> Check:
     estimate = summary.value if bound.compared == "value" else summary.delta
     status = _verdict(estimate, bound)
     judged = replace(
-        blank, status=status, estimate=estimate.value, low=estimate.low, high=estimate.high,
+        blank, status=status, estimate=_finite(estimate.value), low=estimate.low, high=estimate.high,
         message=_message(bound, estimate, status),
     )  # fmt: skip
     if status != "inconclusive":
@@ -178,6 +178,8 @@ def _message(bound: Bound, estimate: Estimate, status: Verdict) -> str:
 
 
 def _power(bound: Bound, estimate: Estimate, needed: int | None) -> str:
+    if not estimate.clusters:
+        return "there is no reference here to compare it with"
     what = "repeat" if bound.metric.estimator == "repeats" else "document"
     if estimate.clusters < 2:
         return f"one {what} gives no interval"
@@ -200,7 +202,7 @@ def _result(summary: Summary) -> MetricResult:
     return MetricResult(
         _finite(measured.reference),
         _finite(measured.value),
-        summary.delta.value if not summary.fault else None,
+        _finite(summary.delta.value) if not summary.fault else None,
         summary.delta.low,
         summary.delta.high,
         measured.n,

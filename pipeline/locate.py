@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..artifacts.errors import InputError, StoreError, nearest
 from ..artifacts.layout import FORMAT_FILE
 from ..artifacts.store import Store
+from ..stages.base import RUNNABLE
 from .history import History
 from .past import REPORT
 
@@ -21,7 +22,8 @@ SHORTEST_PREFIX = 4
 def model_directory(reference: str, store: Path | None) -> Path:
     """The directory of a runnable model: ``reference`` itself, or the payload of an artifact of the store.
 
-    Raises InputError when it is neither a directory with an `ingot.json` nor the digest of an ONNX artifact.
+    Raises InputError when it is neither a directory with an `ingot.json` nor the digest of an artifact that a
+    runtime opens.
     """
     directory = Path(reference)
     if directory.is_dir():
@@ -31,9 +33,11 @@ def model_directory(reference: str, store: Path | None) -> Path:
         hint = f"did you mean {inner[0]}?" if inner else "give a delivery's directory, such as ingot-out/cpu"
         raise InputError(f"{reference} holds no ingot.json, so it is no delivery", fix=hint)
     artifact = find_artifact(existing_store(store), reference)
-    if artifact.kind != "onnx":
+    if artifact.kind not in RUNNABLE:
+        kinds = " or ".join(RUNNABLE)
         raise InputError(
-            f"{reference} is a {artifact.kind}, which no runtime opens", fix="name an onnx artifact"
+            f"{reference} is a {artifact.kind}, which no runtime opens",
+            fix=f"name an artifact of kind {kinds}",
         )
     return artifact.path
 

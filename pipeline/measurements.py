@@ -120,6 +120,11 @@ class Measurements:
     sweep: tuple[SweepCell, ...] = ()
     golden: tuple[Golden, ...] = ()
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether cost was measured without the reference, which was not at hand."""
+        return self.data.get("alone") is True
+
 
 def read(directory: Path) -> Measurements:
     """The measurements whose payload is ``directory``; raises CorruptError when they cannot be read."""

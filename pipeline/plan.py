@@ -73,7 +73,8 @@ class Decision:
 class Plan:
     """A decision for every node of ``graph``, in its order, and what is missing on this machine.
 
-    absent: devices, without which some targets are built and end `unverified`.  short: memory and disk space that will not do, as far as can be predicted.  cores: that nodes may share.
+    absent: devices, without which some targets are built and end `unverified`.  short: memory and disk space
+    that will not do, as far as can be predicted.  cores: that nodes may share.
     """
 
     graph: Graph

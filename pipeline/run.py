@@ -15,6 +15,7 @@ from .. import __version__
 from ..artifacts.errors import IngotError
 from ..stages import base
 from .deliver import DELIVERED, ON_REQUEST, check_places, deliver_targets
+from .evidence import evidence
 from .execute import execute
 from .journal import Journal, new_run_id, utc_now
 from .local import LocalExecutor
@@ -123,7 +124,10 @@ def run(
         report = report_of(
             store, planned, planner.host, outcome, recipe, options, started, time.monotonic() - clock
         )
-        delivered = deliver_targets(store, report, artifacts(planned.graph, outcome), out, options.statuses)
+        taken = evidence(planned.graph, outcome)
+        delivered = deliver_targets(
+            store, report, artifacts(planned.graph, outcome), out, options.statuses, taken
+        )
         page = publish.publish_report(store, delivered, directory, out)
     errors = {str(failure.error): failure.error for failure in outcome.failures if failure.error}
     return Run(delivered, directory, page, tuple(errors.values()))

@@ -116,6 +116,8 @@ def _summary(
 ) -> Summary:
     metric = METRICS.get(measured.name)
     estimator = _estimator(measured.name, measurements.columns)
+    if metric is not None and estimator == "repeats" and measurements.is_alone:
+        return _from_one_side(measured, metric, measurements, alpha)
     for side, number in (("reference", measured.reference), ("artifact", measured.value)):
         if not math.isfinite(number):
             return Summary(measured, fault=f"the {side}'s {measured.name} is not a finite number")
@@ -213,6 +215,14 @@ def _if_consistent(summary: Summary, documents: Documents) -> Summary:
                 measured, fault=f"{measured.name}: its {name} is {stated:g}, but its samples give {found:g}"
             )
     return summary
+
+
+def _from_one_side(measured: Measured, metric: Metric, measurements: Measurements, alpha: float) -> Summary:
+    """The value of what was measured without its reference; there is no difference to tell."""
+    value = measurements.repeats.get(metric.column, {}).get("value", ())
+    if not value or not all(math.isfinite(number) and number > 0 for number in value):
+        return Summary(measured, fault=f"{metric.name}: its repeats are not finite numbers above 0")
+    return Summary(measured, median_interval(value, alpha=alpha))
 
 
 def _from_repeats(measured: Measured, metric: Metric, measurements: Measurements, alpha: float) -> Summary:

@@ -33,6 +33,8 @@ Determinism = Literal["bitwise", "seeded", "nondeterministic"]
 Progress = Callable[[int, int, str], None]
 
 ENTRY_POINTS = "ingot.stages"
+# The artifact kinds that a runtime of `targets/runtimes/` opens as a session.
+RUNNABLE = ("onnx",)
 
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
@@ -106,8 +108,8 @@ BUILTIN: Mapping[str, str] = {
 class Requirement:
     """Something a stage needs that may be missing here; ``fix`` is the command that brings it.
 
-    is_device: a device, or what emulates one, which another machine may have: where it is missing, the stage is
-    left out and its target ends `unverified`. Anything else that is missing is told before work begins.
+    is_device: a device, or what emulates one, which another machine may have: where it is missing, the stage
+    is left out and its target ends `unverified`. Anything else that is missing is told before work begins.
     """
 
     name: str

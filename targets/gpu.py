@@ -85,7 +85,7 @@ def _device(library: Any, number: int, driver: str) -> Gpu:
 
 @functools.cache
 def cuda_of_torch() -> str | None:
-    """The CUDA that the installed torch is built for, such as `13.0`, read without importing it; None for none."""
+    """The CUDA that the installed torch is built for, such as `13.0`, read without importing it, or None."""
     found = importlib.util.find_spec("torch")
     for place in (found.submodule_search_locations or ()) if found else ():
         file = Path(place) / "version.py"

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "What a checkpoint holds and what each target needs, from headers alone."),
     "report": ("results", "Open a run's report, or print it as Markdown, JUnit or JSON."),
     "gate": ("results", "Exit with a run's verdict: 0 pass, 1 fail, 3 inconclusive, 4 a stage failed."),
+    "validate": ("validate", "Measure a delivery on this machine, such as one whose device was missing."),
     "baseline": ("baseline", "Pin what a run measured, and hold later runs against it."),
     "generate": ("use", "Continue a prompt with a delivery or an exported artifact."),
     "bench": ("bench", "Measure load, prefill, decode and memory of a delivery."),

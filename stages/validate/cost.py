@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
-from ..base import Context, Result, stage
+from ..base import RUNNABLE, Context, Result, stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .cost_side import SideProcess
     from .sweep import Cell, Sweep
 
-SIDES = ("reference", "value")
 # Graphs and what lies beside them, such as model.onnx.data.
 MODEL_FILES = ("model.onnx", "encoder.onnx")
 # Above this share of the processor used by others, timings are rough and the report must say so.
@@ -103,8 +102,8 @@ class Series:
     "validate.cost",
     params=CostParams,
     inputs={
-        "artifact": ("onnx",),
-        "reference": ("onnx",),
+        "artifact": RUNNABLE,
+        "reference": RUNNABLE,
         "source": ("checkpoint", "quantized-checkpoint"),
     },
     output="measurements",
@@ -120,7 +119,8 @@ class Series:
 def run(context: Context[CostParams]) -> Result:
     """Writes metrics with their distributions, samples, the times of single decoded tokens, and a sweep.
 
-    reference: the unmodified model in the same runtime.  source: its checkpoint, whose safetensors are what
+    reference: the unmodified model in the same runtime; without it, as on a machine that has the delivery
+    alone, metrics have a value and no reference.  source: its checkpoint, whose safetensors are what
     size is compared with. A metric's value is the median of its samples; decode_ms is a pass's mean time of a
     token, while its distribution is over single tokens; tokens_per_second is of decoding (encoders: prefill).
     The prefill of an encoder-decoder encodes a source and computes the first token of its target.
@@ -136,11 +136,12 @@ def run(context: Context[CostParams]) -> Result:
         context.note(
             f"other programs used {busy:.0%} of the processor when cost was measured: its times are rough"
         )
-    directories = {"reference": context.inputs["reference"].path, "value": context.inputs["artifact"].path}
+    sides = {"reference": "reference", "value": "artifact"}
+    directories = {side: context.inputs[name].path for side, name in sides.items() if name in context.inputs}
     series = Series()
     for repeat in range(params.repeats):
         context.progress(repeat, params.repeats, "repeats")
-        order = SIDES if repeat % 2 == 0 else SIDES[::-1]
+        order = list(directories) if repeat % 2 == 0 else list(directories)[::-1]
         plan, about = measure(series, {side: str(directories[side]) for side in order}, params, threads)
     context.progress(params.repeats, params.repeats, "repeats")
     swept = _sweep(context, {side: str(path) for side, path in directories.items()}, threads)
@@ -155,6 +156,7 @@ def run(context: Context[CostParams]) -> Result:
             "decode_tokens": plan.decode_tokens,
             "repeats": params.repeats,
             "passes": params.passes,
+            **({} if "reference" in directories else {"alone": True}),
         },
         **({"sweep": swept.to_json()} if swept else {}),
         "environment": {
@@ -298,10 +300,10 @@ def _metrics(series: Series, task: str) -> dict[str, dict[str, object]]:
             unit,
             better,
             "relative",
-            median(sides["reference"]),
+            median(sides["reference"]) if "reference" in sides else None,
             median(sides["value"]),
             n=len(sides["value"]),
-            distribution={side: quantiles(spread[side]) for side in SIDES},
+            distribution={side: quantiles(spread[side]) for side in sides},
         )
     return metrics
 

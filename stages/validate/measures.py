@@ -20,9 +20,9 @@ SAMPLES_FILE = "samples.json"
 
 
 def metric(
-    unit: str, better: str, comparison: str, reference: float, value: float, *, n: int, **more: object
+    unit: str, better: str, comparison: str, reference: float | None, value: float, *, n: int, **more: object
 ) -> dict[str, object]:
-    """One metric as JSON.
+    """One metric as JSON; reference: None where there was none to measure.
 
     better: `lower` or `higher`.  comparison: `relative` (value / reference - 1) or `absolute` (value -
     reference).  n: samples.  more: tokens, documents, distribution.
@@ -31,12 +31,12 @@ def metric(
         "unit": unit,
         "better": better,
         "comparison": comparison,
-        "reference": number(reference),
+        "reference": None if reference is None else number(reference),
         "value": number(value),
         "n": n,
         **more,
     }
-    if not (math.isfinite(reference) and math.isfinite(value)):
+    if not all(math.isfinite(side) for side in (reference, value) if side is not None):
         record["nan"] = True
     return record
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import StageError
 from ...artifacts.schema import param
-from ..base import Context, Result, stage
+from ..base import RUNNABLE, Context, Result, stage
 from . import plugins
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def sources(params: QualityParams) -> Mapping[str, Path]:
 @stage(
     "validate.quality",
     params=QualityParams,
-    inputs={"artifact": ("onnx",), "reference": ("logits",)},
+    inputs={"artifact": RUNNABLE, "reference": ("logits",)},
     output="measurements",
     version=1,
     determinism="bitwise",
@@ -73,20 +73,20 @@ def run(context: Context[QualityParams]) -> Result:
     finite is recorded, not refused: the gate fails on it. Raises StageError when the artifact is of another
     vocabulary or task than the reference, and when a metric of another package breaks.
     """
-    from ...targets.runtimes import onnx
-    from ...targets.runtimes.onnx_pair import OnnxPairSession
+    from ...targets.runtimes.base import PairSession
+    from ...targets.runtimes.opening import open_session
     from ..model import logits_store, parity
     from . import measures
 
     reference = logits_store.read(context.inputs["reference"].path)
     # One thread a call: batches run side by side (see batches.py).
-    session = onnx.open(context.inputs["artifact"].path, threads=1)
+    session = open_session(context.inputs["artifact"].path, threads=1)
     try:
         info = session.info
         _check_comparable(reference, info)
         added = [plugins.get(name) for name in context.params.metrics]
         started = time.perf_counter()
-        if isinstance(session, OnnxPairSession):
+        if isinstance(session, PairSession):
             cases = parity.measure_pairs(session, reference.parity)
             metrics, samples = _predicted(context, _of_pairs(session, reference), reference)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +103,7 @@ class Session(Protocol):
         """Frees the runtime's memory; the session cannot be used afterwards."""
 
 
+@runtime_checkable
 class PairSession(Protocol):
     """An encoder-decoder ready to run: sources are read once, targets are written step by step."""
 

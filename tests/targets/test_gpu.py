@@ -17,8 +17,6 @@ H100 = Gpu("NVIDIA H100 80GB HBM3", "90", 85_000_000_000, 1980, 2619, "13.0")
 class Driver:
     """libcuda of a machine with one H100; attributes are numbered as in the header of CUDA 13."""
 
-    ATTRIBUTES = {75: 9, 76: 0, 13: 1_980_000, 36: 2_619_000}
-
     def __init__(self, starts: bool = True, devices: int = 1) -> None:
         self.starts, self.devices = starts, devices
 
@@ -42,7 +40,7 @@ class Driver:
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, which: int, device: int) -> int:
-        value._obj.value = self.ATTRIBUTES[which]
+        value._obj.value = {75: 9, 76: 0, 13: 1_980_000, 36: 2_619_000}[which]
         return 0
 
 
@@ -82,7 +80,11 @@ def test_the_cuda_of_torch_is_what_torch_says_of_itself() -> None:
 
 @pytest.mark.parametrize(
     ("line", "found"),
-    [("cuda: Optional[str] = '13.0'", "13.0"), ("cuda = '12.8'", "12.8"), ("cuda: Optional[str] = None", None)],
+    [
+        ("cuda: Optional[str] = '13.0'", "13.0"),
+        ("cuda = '12.8'", "12.8"),
+        ("cuda: Optional[str] = None", None),
+    ],
 )
 def test_every_form_of_torchs_version_file_is_read(line: str, found: str | None) -> None:
     match = gpu.CUDA_OF_TORCH.search(f"debug = False\n{line}\nhip = None\n")

@@ -77,7 +77,7 @@ class TestGenerate:
         workplace, _ = built("llama")
         digest = workplace.outputs()["quantize@cpu-int8"]
         ended = workplace.ingot("generate", digest, "hi", *self.LINE)
-        ended.refuses("is a quantized-checkpoint", "name an onnx artifact")
+        ended.refuses("is a quantized-checkpoint", "name an artifact of kind onnx")
         workplace, _ = built("bert")
         ended = workplace.ingot("generate", "out/cpu-int8", "hi", *self.LINE)
         ended.refuses("out/cpu-int8 is an encoder", "README.md")

@@ -1,0 +1,66 @@
+"""Opens an artifact or a delivery with the runtime that its `ingot.json` names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...artifacts.errors import InputError
+from ...artifacts.strict_json import parse_object
+from .onnx_about import DESCRIPTION, MOST_BYTES, SCHEMA
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .base import PairSession, Session
+
+FORMATS = ("onnx",)
+
+
+def format_of(path: Path) -> str:
+    """The format that the `ingot.json` in a directory names; raises InputError as :func:`read_session`."""
+    return str(read_session(path)["format"])
+
+
+def read_session(path: Path) -> dict[str, Any]:
+    """What the `ingot.json` in a directory says, of whatever format; its runtime checks the rest of it.
+
+    Raises InputError when it is missing or too large, is not of its schema, names a format that nothing here
+    opens, or gives no size of its vocabulary.
+    """
+    place = path / DESCRIPTION
+    if not place.is_file():
+        raise InputError(f"there is no {DESCRIPTION}", where=str(path), fix="give a delivery's directory")
+    with place.open("rb") as stream:
+        data = stream.read(MOST_BYTES + 1)
+    try:
+        about = parse_object(data)
+    except ValueError as error:
+        raise InputError(f"{DESCRIPTION} {error}", where=str(place)) from None
+    is_session = about.get("schema") == SCHEMA and about.get("format") in FORMATS
+    if len(data) > MOST_BYTES or not is_session or not isinstance(about.get("vocabulary"), int):
+        what = f"{DESCRIPTION} describes no session of {SCHEMA} in a format of {', '.join(FORMATS)}"
+        raise InputError(what, where=str(place))
+    return about
+
+
+def import_runtime(path: Path) -> None:
+    """Imports the libraries that open the artifact in a directory, so that opening takes its own time alone.
+
+    Raises InputError for what :func:`format_of` refuses, and ImportError where a library is not installed.
+    """
+    if format_of(path) == "onnx":
+        from .library import import_onnxruntime
+
+        import_onnxruntime()
+
+
+def open_session(path: Path, *, threads: int | None = None) -> Session | PairSession:
+    """The artifact or delivery in a directory as a session; all physical cores unless ``threads`` says fewer.
+
+    Raises InputError for what :func:`format_of` refuses, and what the runtime's own `open` raises.
+    """
+    # Named one by one, for keys hold the source of what a stage imports.
+    format_of(path)
+    from . import onnx
+
+    return onnx.open(path, threads=threads)
