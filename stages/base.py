@@ -96,6 +96,7 @@ BUILTIN: Mapping[str, str] = {
     "quantize.llmcompressor": "ingot.stages.quantize.llmcompressor",
     "quantize.gptqmodel": "ingot.stages.quantize.gptqmodel",
     "export.onnx": "ingot.stages.export.onnx.stage",
+    "export.onnx_mobile": "ingot.stages.export.onnx.mobile",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",
     "export.checkpoint": "ingot.stages.export.checkpoint.stage",
     "validate.reference": "ingot.stages.validate.reference",

@@ -48,17 +48,16 @@ def generate_command(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    """Continue each PROMPT with MODEL: a delivery's directory, or the digest of an ONNX artifact."""
+    """Continue each PROMPT with MODEL: a delivery's directory, or the digest of an artifact."""
     from ...stages.model.tokenizer import checked_tokenizer
-    from ...targets.runtimes import onnx
     from ...targets.runtimes.base import Sampling
-    from ...targets.runtimes.onnx_about import read_about
+    from ...targets.runtimes.opening import open_session, read_session
     from ..locate import model_directory
 
     directory = model_directory(model, store)
     # A delivery may be anybody's: its tokenizer has to pass what intake asks of a checkpoint's.
-    tokenizer = checked_tokenizer(directory, read_about(directory)["vocabulary"])
-    session = onnx.open(directory, threads=threads)
+    tokenizer = checked_tokenizer(directory, read_session(directory)["vocabulary"])
+    session = open_session(directory, threads=threads)
     try:
         if session.info.task == ENCODER:
             raise InputError(

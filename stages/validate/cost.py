@@ -201,10 +201,15 @@ def _busy_share() -> float:
 
 
 def artifact_size(artifact: Artifact, source: Artifact) -> dict[str, object]:
-    """The graph with its weights against the safetensors it came from, both without tokenizer and configs."""
+    """What is opened, with its weights, against the safetensors it came from, without tokenizer and configs.
+
+    An artifact that holds the model in more than one format states which files count (`model_files`).
+    """
     from .measures import metric
 
-    value = sum(file.size for file in artifact.record.files if file.path.startswith(MODEL_FILES))
+    stated = artifact.facts.get("model_files")
+    names = tuple(map(str, stated)) if isinstance(stated, list) else MODEL_FILES
+    value = sum(file.size for file in artifact.record.files if file.path.startswith(names))
     reference = float(str(source.facts["weight_bytes"]))
     return metric("bytes", "lower", "relative", reference, value, n=1)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import InputError
 from . import generation
 from .base import Cache, Sampling, SessionInfo
-from .onnx_about import CAUSAL, SEQ2SEQ, read_about
+from .onnx_about import CAUSAL, ONNX, SEQ2SEQ, read_about
 from .onnx_graph import OnnxGraph, cache_names, check_ids, check_length, empty_cache, session_info
 from .onnx_pair import PADDING, OnnxPairSession
 
@@ -39,9 +39,9 @@ def open(path: Path, *, threads: int | None = None) -> OnnxSession | OnnxPairSes
     artifact or a graph cannot be opened, and RequirementError when onnxruntime is missing or older than the
     graph needs.
     """
-    about = read_about(path)
+    about = read_about(path, ONNX)
     if about["task"] == SEQ2SEQ:
-        return OnnxPairSession(path, about, MODEL_FILE, threads)
+        return OnnxPairSession(path, about, str(about.get("file", MODEL_FILE)), threads)
     return OnnxSession(path, about, threads)
 
 
@@ -53,7 +53,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], threads: int | None) -> None:
-        self._graph = OnnxGraph(path / MODEL_FILE, about, threads)
+        self._graph = OnnxGraph(path / str(about.get("file", MODEL_FILE)), about, threads)
         self._result = self._graph.outputs[0]
         self._logits_from = about.get("logits_from")
         self._cache = cache_names(about) if about["task"] == CAUSAL else {}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "ingot/session/v1"
 DESCRIPTION = "ingot.json"
+ONNX = "onnx"
 TASKS = (CAUSAL, ENCODER, SEQ2SEQ) = ("causal-lm", "encoder", "seq2seq-lm")
 MOST_BYTES = 1 << 20
 # The sizes that a session allocates by, and the most that any model has of each.
@@ -26,23 +27,24 @@ MOST_END_IDS = 1000
 # Names of inputs and outputs; str.format fills in the layer and the part.
 PATTERN = re.compile(r"[\w.]{0,64}\{layer\}[\w.]{0,64}\{part\}[\w.]{0,64}")
 PATTERNS = ("past", "present", "cross")
-GRAPH_NAME = re.compile(r"[\w.-]{1,64}\.onnx")
+FILE_NAME = re.compile(r"[\w.-]{1,64}\.(onnx|ort|pte|ptl)")
 # Others let a session read and write files of their choosing.
 SESSION_OPTIONS = ("session.x64quantprecision",)
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Path, form: str | None = None) -> dict[str, Any]:
     """What the `ingot.json` in a directory says.
 
-    Raises InputError when it is missing or too large, is not JSON of that schema, is of a task that no
-    session here runs, or says anything that cannot be.
+    form: the artifact's format, such as `onnx`; any when None.  Raises InputError when it is missing or too
+    large, is not JSON of that schema or is of another format, is of a task that no session here runs, or says
+    anything that cannot be.
     """
     place = path / DESCRIPTION
     if not place.is_file():
         raise InputError(
             f"there is no {DESCRIPTION}",
             where=str(path),
-            fix="give a delivery's directory, or an artifact of kind onnx",
+            fix="give a delivery's directory, or an artifact that a runtime opens",
         )
     with place.open("rb") as stream:
         data = stream.read(MOST_BYTES + 1)
@@ -52,8 +54,9 @@ def read_about(path: Path) -> dict[str, Any]:
         about: dict[str, Any] = parse_object(data)
     except ValueError as error:
         raise InputError(f"{DESCRIPTION} {error}", where=str(place)) from None
-    if about.get("schema") != SCHEMA or about.get("format") != "onnx":
-        raise InputError(f"{DESCRIPTION} does not describe an ONNX session of {SCHEMA}", where=str(place))
+    if about.get("schema") != SCHEMA or form not in (None, about.get("format")):
+        what = f"{DESCRIPTION} does not describe a session of {SCHEMA}"
+        raise InputError(f"{what}, of the format {form}" if form else what, where=str(place))
     if about.get("task") not in TASKS:
         raise InputError(
             f"a session runs models of the tasks {', '.join(TASKS)}, not {str(about.get('task'))[:80]!r}",
@@ -79,6 +82,7 @@ def _checks(about: Mapping[str, Any]) -> list[tuple[str, bool]]:
         *((name, _is_number(about.get(name), most)) for name, most in SIZES.items()),
         *((name, about.get(name) is None or _is_number(about[name], SIZES["vocabulary"])) for name in IDS),
         *((name, bool(PATTERN.fullmatch(str(about.get(name))))) for name in patterns),
+        ("file", FILE_NAME.fullmatch(str(about.get("file", "model.onnx"))) is not None),
         ("eos_ids", isinstance(ends, list) and len(ends) <= MOST_END_IDS and all(map(_is_id, ends))),
         ("session_options", _is_options(options)),
         ("requires", isinstance(requires, dict)),
@@ -102,6 +106,6 @@ def _is_options(value: object) -> bool:
 
 def _is_half(value: Mapping[str, Any]) -> bool:
     """Whether an encoder-decoder's other graph is a file beside it, with a context that can be."""
-    return GRAPH_NAME.fullmatch(str(value.get("file"))) is not None and _is_number(
+    return FILE_NAME.fullmatch(str(value.get("file"))) is not None and _is_number(
         value.get("context"), SIZES["context"]
     )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # A protobuf message ends below 2^31 bytes.
 MOST_BYTES = (1 << 31) - 1
 MOST_DEPTH = 8
+# What onnxruntime/core/flatbuffers/schema/ort.fbs declares as its file identifier.
+ORT_IDENTIFIER = b"ORTM"
 KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
 EXTERNAL_KEYS = ("location", "offset", "length", "checksum")
 # Bits of an element by TensorProto.DataType; a STRING (8) has none.
@@ -41,6 +43,29 @@ def check_onnx_file(path: Path) -> None:
 
     It takes about a microsecond a field, and reads no weight.
     """
+    _check_plain(path)
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _Check(path.parent, Message(data)).model(0, len(data))
+    except WireFault as fault:
+        what = f"{path.name} is not a graph that may be run: {fault}"
+        raise InputError(what, where=str(path), fix=FIX) from None
+
+
+def check_ort_file(path: Path) -> None:
+    """Raises InputError unless a file in onnxruntime's own format may be opened.
+
+    It is one FlatBuffer, which onnxruntime verifies as it opens it, and which names no other file: what is
+    left to check is that it is a plain file of that identifier.
+    """
+    _check_plain(path)
+    with path.open("rb") as stream:
+        identifier = stream.read(8)[4:]
+    if identifier != ORT_IDENTIFIER:
+        raise InputError(f"{path.name} is not in the format of onnxruntime", where=str(path), fix=FIX)
+
+
+def _check_plain(path: Path) -> None:
     try:
         status = path.stat()
     except OSError as error:
@@ -48,12 +73,6 @@ def check_onnx_file(path: Path) -> None:
     if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MOST_BYTES:
         what = f"{path.name} is no file of 1 byte to 2 GiB, which a graph is (it has {status.st_size:,})"
         raise InputError(what, where=str(path), fix=FIX)
-    try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _Check(path.parent, Message(data)).model(0, len(data))
-    except WireFault as fault:
-        what = f"{path.name} is not a graph that may be run: {fault}"
-        raise InputError(what, where=str(path), fix=FIX) from None
 
 
 @dataclass

@@ -10,7 +10,7 @@ from ..host import physical_cores
 from .base import SessionInfo
 from .library import import_onnxruntime
 from .onnx_about import DESCRIPTION
-from .onnx_file import check_onnx_file
+from .onnx_file import check_onnx_file, check_ort_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +34,7 @@ class OnnxGraph:
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], threads: int | None) -> None:
-        check_onnx_file(path)
+        (check_ort_file if path.suffix == ".ort" else check_onnx_file)(path)
         runtime = _onnxruntime(about)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or physical_cores()

@@ -180,7 +180,7 @@ def test_a_directory_without_an_artifact_is_refused(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     directory = write_toy(tmp_path / "toy", format="torchscript")
-    with pytest.raises(InputError, match="does not describe an ONNX session"):
+    with pytest.raises(InputError, match="does not describe a session"):
         onnx.open(directory)
 
 

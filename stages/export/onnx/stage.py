@@ -75,58 +75,14 @@ def run(context: Context[OnnxParams]) -> Result:
 
     Of an encoder-decoder, encoder.onnx reads the source and model.onnx writes the target.
     """
-    from ...model.checkpoint import Checkpoint
-    from ...model.families import Outline
-    from ...model.quantized import QuantizedCheckpoint
-    from .build import build
-    from .check import check_loads, check_structure
-    from .files import write_graphs
+    from .artifact import write_artifact
     from .linear import Form
-    from .session import ONNXRUNTIME, Heads, session_json
-    from .weights import Weights
-    from .writer import model_header
 
-    for requirement in requirements(context.params):
+    params = context.params
+    for requirement in requirements(params):
         if not requirement.met:
             raise RequirementError(f"the export needs {requirement.name}", fix=requirement.fix)
-    source = context.inputs["model"]
-    quantized = QuantizedCheckpoint.open(source.path) if source.kind == "quantized-checkpoint" else None
-    checkpoint = quantized.checkpoint if quantized else Checkpoint.open(source.path)
-    model = checkpoint.architecture
-    weights = Weights(checkpoint, quantized)
-    form = Form(context.params.accuracy_level, "qdq" if context.params.quant_format == "qdq" else "qoperator")
-    graphs = build(model, weights, form)
-    widths = weights.account(model)
-    opset, ir_version = context.params.opset, IR_VERSIONS[context.params.opset]
-    domains = tuple(sorted({domain for graph in graphs.values() for domain in graph.domains}))
-    header = model_header(opset, ir_version, domains)
-    for graph in graphs.values():
-        check_structure(graph, header)
-    external = write_graphs(
-        context.output,
-        graphs,
-        header.SerializeToString(deterministic=True),
-        context.params.external_data_above_bytes,
-        context.progress,
-    )
-    checkpoint.copy_sidecars(context.output)
-    about = session_json(Outline.of(model), Heads.of(model), graphs, form, source.path, opset, ir_version)
-    context.output.write_json(SESSION_FILE, about)
-    checkpoint.tensors.close()
-    context.progress(1, 1, "loading the graph in onnxruntime")
-    for name in graphs:
-        check_loads(context.output.payload / name)
-    return Result(
-        facts={
-            **source.facts,
-            "task": model.task,
-            "model_type": model.model_type,
-            "parameters": sum(entry["parameters"] for entry in widths.values()),
-            "weights_by_width": widths,
-            "opset": opset,
-            "ir_version": ir_version,
-            "domains": list(domains),
-            "external_data": external,
-            "requires": {"onnxruntime": ONNXRUNTIME},
-        }
-    )
+    form = Form(params.accuracy_level, "qdq" if params.quant_format == "qdq" else "qoperator")
+    written = write_artifact(context, form, params.opset, IR_VERSIONS[params.opset])
+    context.output.write_json(SESSION_FILE, written.about)
+    return Result(facts=written.facts)
