@@ -25,8 +25,8 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { F32 = 0, BF16 = 1 };
-enum { KEEP_ALL = 0, KEEP_CUT = 1, KEEP_BYTES = 2, KEEP_NONE = 3 };
-enum { TILE = 512, LANES = 16, MOST_INPUTS = 64, ABI = 2 };
+enum { KEEP_ALL = 0, KEEP_CUT = 1, KEEP_BITS = 2, KEEP_NONE = 3 };
+enum { TILE = 512, LANES = 16, QUAD = 4 * LANES, WORD = 32, MOST_INPUTS = 64, ABI = 3 };
 
 typedef struct {
     const void *data;
@@ -35,23 +35,52 @@ typedef struct {
 
 typedef struct {
     int64_t kind;
-    int64_t until;        /* KEEP_CUT: elements before it count at the threshold, those behind only above it */
-    const uint8_t *bytes; /* KEEP_BYTES: 0 or 1 for each element */
+    int64_t until;       /* KEEP_CUT: elements before it count at the threshold, those behind only above it */
+    const uint8_t *bits; /* KEEP_BITS: from the lowest of the first byte on; seven bytes more can be read */
+    int64_t first;       /* KEEP_BITS: which of them is the first element's */
     double threshold;
 } mask;
+
+/* The i-th of elements that lie anywhere. */
+INLINE float single(const char *data, int64_t i)
+{
+    float value;
+    memcpy(&value, data + 4 * i, 4);
+    return value;
+}
+
+INLINE float half(const char *data, int64_t i)
+{
+    uint16_t upper;
+    float value;
+    memcpy(&upper, data + 2 * i, 2);
+    uint32_t bits = (uint32_t)upper << 16;
+    memcpy(&value, &bits, 4);
+    return value;
+}
 
 INLINE void load(float *restrict out, source from, int64_t start, int64_t count)
 {
     if (from.dtype == BF16) {
         const char *data = (const char *)from.data + 2 * start;
-        for (int64_t i = 0; i < count; i++) {
-            uint16_t half;
-            memcpy(&half, data + 2 * i, 2);
-            uint32_t bits = (uint32_t)half << 16;
-            memcpy(out + i, &bits, 4);
-        }
+        for (int64_t i = 0; i < count; i++)
+            out[i] = half(data, i);
     } else {
         memcpy(out, (const char *)from.data + 4 * start, 4 * (size_t)count);
+    }
+}
+
+/* x - base. */
+INLINE void differ(float *restrict out, source from, const float *restrict base, int64_t start, int64_t count)
+{
+    if (from.dtype == BF16) {
+        const char *data = (const char *)from.data + 2 * start;
+        for (int64_t i = 0; i < count; i++)
+            out[i] = half(data, i) - base[i];
+    } else {
+        const char *data = (const char *)from.data + 4 * start;
+        for (int64_t i = 0; i < count; i++)
+            out[i] = single(data, i) - base[i];
     }
 }
 
@@ -76,6 +105,15 @@ INLINE void store(void *out, int64_t dtype, int64_t start, const float *restrict
     }
 }
 
+INLINE uint32_t bits_from(const mask *keep, int64_t element)
+{
+    const int64_t place = keep->first + element;
+    uint64_t bits;
+    memcpy(&bits, keep->bits + place / 8, 8);
+    return (uint32_t)(bits >> place % 8);
+}
+
+/* delta: has a whole tile, whatever lies behind count. */
 INLINE void apply(float *restrict delta, const mask *keep, int64_t start, int64_t count)
 {
     if (keep->kind == KEEP_CUT) {
@@ -86,10 +124,12 @@ INLINE void apply(float *restrict delta, const mask *keep, int64_t start, int64_
             delta[i] *= fabsf(delta[i]) >= threshold ? 1.0f : 0.0f;
         for (int64_t i = until; i < count; i++)
             delta[i] *= fabsf(delta[i]) > threshold ? 1.0f : 0.0f;
-    } else if (keep->kind == KEEP_BYTES) {
-        const uint8_t *restrict bytes = keep->bytes + start;
-        for (int64_t i = 0; i < count; i++)
-            delta[i] *= (float)bytes[i];
+    } else if (keep->kind == KEEP_BITS) {
+        for (int64_t i = 0; i < count; i += WORD) {
+            const uint32_t word = bits_from(keep, start + i);
+            for (int k = 0; k < WORD; k++)
+                delta[i + k] *= (float)(int32_t)((word >> k) & 1);
+        }
     } else if (keep->kind == KEEP_NONE) {
         memset(delta, 0, 4 * (size_t)count);
     }
@@ -98,6 +138,19 @@ INLINE void apply(float *restrict delta, const mask *keep, int64_t start, int64_
 INLINE int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
+}
+
+/* Which bit of a word that is not 0 is its lowest. */
+INLINE int64_t lowest(uint64_t word)
+{
+#if defined(__GNUC__)
+    return __builtin_ctzll(word);
+#else
+    int64_t place = 0;
+    for (; !(word & 1); word >>= 1)
+        place++;
+    return place;
+#endif
 }
 
 /* Which arguments the functions take, as `native.py` knows them. */
@@ -174,27 +227,31 @@ KERNEL void ingot_products(const source *from, double *out, int64_t count)
     out[2] = folded(ab);
 }
 
+/* Adds |values|, four in a row of lanes at a time in single precision, to LANES sums. count: of QUAD a multiple. */
+INLINE void magnitudes(double *restrict sums, const float *restrict values, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += QUAD)
+        for (int l = 0; l < LANES; l++) {
+            const float *at = values + i + l;
+            sums[l] += (fabsf(at[0]) + fabsf(at[LANES])) + (fabsf(at[2 * LANES]) + fabsf(at[3 * LANES]));
+        }
+}
+
 /* For each input, the sum of |x - base| and of what its mask leaves of it, in LANES sums. */
 KERNEL void ingot_norms(const source *from, const mask *keep, int64_t inputs, double *out, int64_t count)
 {
     float base[TILE], delta[TILE];
     double before[MOST_INPUTS][LANES] = {{0}}, after[MOST_INPUTS][LANES] = {{0}};
     for (int64_t start = 0; start < count; start += TILE) {
-        int64_t size = least(TILE, count - start);
+        int64_t size = least(TILE, count - start), whole = (size + QUAD - 1) / QUAD * QUAD;
         load(base, from[0], start, size);
         for (int64_t j = 0; j < inputs; j++) {
-            load(delta, from[j + 1], start, size);
-            for (int64_t i = 0; i < size; i++)
-                delta[i] -= base[i];
-            for (int64_t i = size; i % LANES; i++)
+            differ(delta, from[j + 1], base, start, size);
+            for (int64_t i = size; i < whole; i++)
                 delta[i] = 0.0f;
-            for (int64_t i = 0; i < size; i += LANES)
-                for (int l = 0; l < LANES; l++)
-                    before[j][l] += fabs((double)delta[i + l]);
+            magnitudes(before[j], delta, whole);
             apply(delta, keep + j, start, size);
-            for (int64_t i = 0; i < size; i += LANES)
-                for (int l = 0; l < LANES; l++)
-                    after[j][l] += fabs((double)delta[i + l]);
+            magnitudes(after[j], delta, whole);
         }
     }
     for (int64_t j = 0; j < inputs; j++) {
@@ -204,42 +261,42 @@ KERNEL void ingot_norms(const source *from, const mask *keep, int64_t inputs, do
 }
 
 /* Of the bits of |x - base|: how many are above `high`, at it and at `low`; those between go to `inside`, which
- * has room for all and one more. found: [above, high, low, inside]. */
+ * has room for all. found: [above, high, low, inside]. */
 KERNEL void ingot_search(const source *from, int32_t low, int32_t high, int32_t *inside, int64_t *found,
                          int64_t count)
 {
     float base[TILE], delta[TILE];
     int32_t keys[TILE];
+    uint8_t flags[TILE];
     int64_t filled = 0;
     found[0] = found[1] = found[2] = 0;
     for (int64_t start = 0; start < count; start += TILE) {
         int64_t size = least(TILE, count - start);
-        int32_t above = 0, at_high = 0, at_low = 0;
+        int32_t above = 0, at_high = 0, at_low = 0, between = 0;
         load(base, from[0], start, size);
-        load(delta, from[1], start, size);
-        for (int64_t i = 0; i < size; i++)
-            delta[i] -= base[i];
+        differ(delta, from[1], base, start, size);
         memcpy(keys, delta, sizeof keys);
         for (int64_t i = 0; i < size; i++) {
             keys[i] &= 0x7fffffff;
             above += keys[i] > high;
             at_high += keys[i] == high;
             at_low += keys[i] == low;
-        }
-        for (int64_t i = size; i % LANES; i++)
-            keys[i] = low;
-        for (int64_t i = 0; i < size; i += LANES) {
-            int some = 0;
-            for (int l = 0; l < LANES; l++)
-                some |= (keys[i + l] > low) & (keys[i + l] < high);
-            for (int l = 0; some && l < LANES; l++) {
-                inside[filled] = keys[i + l];
-                filled += (keys[i + l] > low) & (keys[i + l] < high);
-            }
+            between += (keys[i] > low) & (keys[i] < high);
         }
         found[0] += above;
         found[1] += at_high;
         found[2] += at_low;
+        if (!between)
+            continue;
+        for (int64_t i = 0; i < size; i++)
+            flags[i] = (keys[i] > low) & (keys[i] < high);
+        memset(flags + size, 0, (size_t)(TILE - size));
+        for (int64_t i = 0; i < size; i += 8) {
+            uint64_t some;
+            memcpy(&some, flags + i, 8);
+            for (; some; some &= some - 1)
+                inside[filled++] = keys[i + lowest(some) / 8];
+        }
     }
     if (low == high)
         found[2] = 0;
@@ -272,9 +329,7 @@ KERNEL void ingot_added(const source *from, const mask *keep, const float *facto
         memset(mixed, 0, sizeof mixed);
         for (int64_t j = 0; j < inputs; j++) {
             const float factor = factors[j];
-            load(delta, from[j + 1], start, size);
-            for (int64_t i = 0; i < size; i++)
-                delta[i] -= base[i];
+            differ(delta, from[j + 1], base, start, size);
             apply(delta, keep + j, start, size);
             for (int64_t i = 0; i < size; i++)
                 mixed[i] = fmaf(delta[i], factor, mixed[i]);
@@ -285,14 +340,18 @@ KERNEL void ingot_added(const source *from, const mask *keep, const float *facto
     }
 }
 
-/* A value, its sign turned unless `like` is 0 or above. */
-INLINE float flipped(float value, float like)
+INLINE float as_float(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+INLINE uint32_t as_bits(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, 4);
-    bits ^= like >= 0.0f ? 0 : 0x80000000u;
-    memcpy(&value, &bits, 4);
-    return value;
+    return bits;
 }
 
 /* The same of those differences only that have the sign of their sum, divided by their weights if asked. */
@@ -300,6 +359,7 @@ KERNEL void ingot_voted(const source *from, const mask *keep, const float *facto
                         int64_t inputs, int64_t normalize, float scale, void *out, int64_t dtype, int64_t count)
 {
     float base[TILE], total[TILE], mixed[TILE], divisor[TILE], deltas[MOST_INPUTS][TILE];
+    uint32_t turned[TILE]; /* the bit of the sign where the sum is not 0 or above */
     for (int64_t start = 0; start < count; start += TILE) {
         int64_t size = least(TILE, count - start);
         load(base, from[0], start, size);
@@ -307,30 +367,33 @@ KERNEL void ingot_voted(const source *from, const mask *keep, const float *facto
         for (int64_t j = 0; j < inputs; j++) {
             float *restrict delta = deltas[j];
             const float factor = factors[j];
-            load(delta, from[j + 1], start, size);
-            for (int64_t i = 0; i < size; i++)
-                delta[i] -= base[i];
+            differ(delta, from[j + 1], base, start, size);
             apply(delta, keep + j, start, size);
             for (int64_t i = 0; i < size; i++) {
                 delta[i] *= factor;
                 total[i] += delta[i];
             }
         }
+        for (int64_t i = 0; i < size; i++)
+            turned[i] = total[i] >= 0.0f ? 0 : 0x80000000u;
         memset(mixed, 0, sizeof mixed);
         if (normalize)
             memset(divisor, 0, sizeof divisor);
+        /* A product with 0 or 1 is exact, so that one rounding of the sum is as good as two. */
         for (int64_t j = 0; j < inputs; j++) {
             const float *restrict delta = deltas[j];
             const float weight = weights[j];
             if (normalize)
                 for (int64_t i = 0; i < size; i++) {
-                    float agrees = flipped(delta[i], total[i]) > 0.0f ? 1.0f : 0.0f;
-                    mixed[i] += delta[i] * agrees;
-                    divisor[i] += agrees * weight;
+                    float agrees = as_float(as_bits(delta[i]) ^ turned[i]) > 0.0f ? 1.0f : 0.0f;
+                    mixed[i] = fmaf(delta[i], agrees, mixed[i]);
+                    divisor[i] = fmaf(agrees, weight, divisor[i]);
                 }
             else
-                for (int64_t i = 0; i < size; i++)
-                    mixed[i] += delta[i] * (flipped(delta[i], total[i]) > 0.0f ? 1.0f : 0.0f);
+                for (int64_t i = 0; i < size; i++) {
+                    float agrees = as_float(as_bits(delta[i]) ^ turned[i]) > 0.0f ? 1.0f : 0.0f;
+                    mixed[i] = fmaf(delta[i], agrees, mixed[i]);
+                }
         }
         if (normalize)
             for (int64_t i = 0; i < size; i++)
@@ -366,49 +429,69 @@ INLINE void philox(uint64_t counter, uint64_t key0, uint64_t key1, uint64_t *out
     out[3] = c3;
 }
 
+/* Eight bytes of 0 or 1 as eight bits, the first one lowest. */
+INLINE uint8_t packed(const uint8_t *flags)
+{
+    uint64_t bytes;
+    memcpy(&bytes, flags, 8);
+    return (uint8_t)((bytes * 0x0102040810204080u) >> 56);
+}
+
 enum { DRAWN = 2048, GROUP = 32 };
 
-/* `Stream.keeps`: begin is a multiple of SETTLED, and so many elements from there on are filled in. width: bits
- * that an element draws. The words that settle draws of 8 bits are those of the key with its lowest bit turned.
+/* `Stream.keeps`, a bit for each element: begin is a multiple of SETTLED, and so many elements from there on are
+ * filled in, up to a whole number of DRAWN. width: bits that an element draws. The words that settle draws of 8
+ * bits are those of the key with its lowest bit turned.
  */
 KERNEL void ingot_keeps(uint64_t key0, uint64_t key1, int64_t begin, int64_t count, int64_t width,
                         uint64_t whole, uint64_t rest, uint8_t *out)
 {
     uint64_t words[DRAWN / 8] = {0}, settling[4], settled = 0;
-    uint8_t drawn[DRAWN], kept[DRAWN + 8], table[256][8] = {{0}};
+    uint8_t drawn[DRAWN], flags[DRAWN], table[256];
     const int64_t each = 8 / width, bytes = DRAWN / each;
     const uint8_t bound = (uint8_t)whole;
-    for (int byte = 0; byte < 256; byte++)
+    for (int byte = 0; byte < 256; byte++) {
+        table[byte] = 0;
         for (int64_t k = 0; k < each; k++)
-            table[byte][k] = (uint64_t)((byte >> (width * k)) & ((1 << width) - 1)) < whole;
-    for (int64_t start = 0; start < count; start += DRAWN) {
+            table[byte] |= (uint8_t)(((uint64_t)((byte >> (width * k)) & ((1 << width) - 1)) < whole) << k);
+    }
+    for (int64_t start = 0; start < count; start += DRAWN, out += DRAWN / 8) {
         int64_t size = least(DRAWN, count - start);
         if (start % SETTLED == 0)
             settled = (uint64_t)(begin + start);
         for (int64_t i = 0; i < bytes / GROUP; i++)
             philox((uint64_t)((begin + start) / each / GROUP + i), key0, key1, words + 4 * i);
-        memcpy(drawn, words, DRAWN);
-        if (width == 8)
+        memcpy(drawn, words, (size_t)bytes);
+        if (width == 8) {
             for (int64_t i = 0; i < DRAWN; i++)
-                kept[i] = drawn[i] < bound;
+                flags[i] = drawn[i] < bound;
+            for (int64_t i = 0; i < DRAWN / 8; i++)
+                out[i] = packed(flags + 8 * i);
+        } else if (width == 4)
+            for (int64_t i = 0; i < DRAWN / 8; i++)
+                out[i] = (uint8_t)(table[drawn[4 * i]] | table[drawn[4 * i + 1]] << 2 |
+                                   table[drawn[4 * i + 2]] << 4 | table[drawn[4 * i + 3]] << 6);
+        else if (width == 2)
+            for (int64_t i = 0; i < DRAWN / 8; i++)
+                out[i] = (uint8_t)(table[drawn[2 * i]] | table[drawn[2 * i + 1]] << 4);
         else
-            for (int64_t i = 0; i < bytes; i++)
-                memcpy(kept + each * i, table[drawn[i]], 8); /* of which the next one writes over the rest */
-        memcpy(out + start, kept, (size_t)size);
+            for (int64_t i = 0; i < DRAWN / 8; i++)
+                out[i] = (uint8_t)(bound ? ~drawn[i] : 0);
         if (!rest)
             continue;
-        for (int64_t i = 0; i < size; i += GROUP) {
-            uint8_t undecided = 0;
-            for (int k = 0; k < GROUP; k++)
-                undecided |= drawn[i + k] == bound;
-            if (!undecided)
-                continue;
-            for (int64_t k = i; k < least(i + GROUP, size); k++)
-                if (drawn[k] == bound) {
-                    philox(settled / 4, key0 ^ 1, key1, settling);
-                    out[start + k] = settling[settled % 4] < rest;
-                    settled++;
-                }
+        for (int64_t i = 0; i < DRAWN; i++)
+            flags[i] = drawn[i] == bound;
+        for (int64_t i = 0; i < size; i += 8) {
+            uint64_t some;
+            memcpy(&some, flags + i, 8);
+            for (; some; some &= some - 1) {
+                int64_t k = lowest(some) / 8;
+                if (i + k >= size)
+                    break;
+                philox(settled / 4, key0 ^ 1, key1, settling);
+                out[i / 8] |= (uint8_t)((settling[settled % 4] < rest) << k);
+                settled++;
+            }
         }
     }
 }

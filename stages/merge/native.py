@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     Float32 = npt.NDArray[np.float32]
     Float64 = npt.NDArray[np.float64]
 
-ABI = 2
+ABI = 3
 # What a kernel reads and writes itself; other dtypes go through a buffer of float32.
 CODES = {"F32": 0, "BF16": 1}
 MOST_INPUTS = 64
 WORD = (1 << 64) - 1
-ALL, CUT, BYTES, NONE = range(4)
+ALL, CUT, BITS, NONE = range(4)
+# Elements whose bits `ingot_keeps` fills in at once, and bytes behind them that are read.
+DRAWN, BEHIND = 2048, 8
 
 F32, I64, U64, ADDRESS = ctypes.c_float, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
 SIGNATURES = {
@@ -60,7 +62,13 @@ class _Source(ctypes.Structure):
 class Mask(ctypes.Structure):
     """Which elements of a difference are kept, as `kernels.c` takes it."""
 
-    _fields_ = (("kind", I64), ("until", I64), ("bytes", ADDRESS), ("threshold", ctypes.c_double))
+    _fields_ = (
+        ("kind", I64),
+        ("until", I64),
+        ("bits", ADDRESS),
+        ("first", I64),
+        ("threshold", ctypes.c_double),
+    )
 
 
 @functools.cache
@@ -217,7 +225,7 @@ def search(block: Block, base: Operand, operand: Operand, bracket: Bracket) -> F
     kernels = library()
     if kernels is None:
         return None
-    inside, found = block.array(np.int32, block.count + 1), np.empty(4, np.int64)
+    inside, found = block.array(np.int32), np.empty(4, np.int64)
     kernels.ingot_search(
         sources(block, [base, operand]),
         bracket.low,
@@ -255,17 +263,19 @@ def _masks(kernels: Any, block: Block, masks: Sequence[object]) -> ctypes.Array[
             cut = mask.cut
             place.kind, place.until, place.threshold = CUT, cut.last + 1 - block.start, cut.threshold
         elif isinstance(mask, Dropped):
-            place.kind, place.bytes = BYTES, _kept(kernels, block, mask)
+            begin = block.start // SETTLED * SETTLED
+            place.kind, place.first = BITS, block.start - begin
+            place.bits = _kept(kernels, block, mask, begin)
         else:
             place.kind = NONE
     return found
 
 
-def _kept(kernels: Any, block: Block, mask: Dropped) -> int:
-    """Where `Stream.keeps` of a block is, as bytes."""
-    begin = block.start // SETTLED * SETTLED
-    kept = block.array(np.uint8, block.stop - begin)
+def _kept(kernels: Any, block: Block, mask: Dropped, begin: int) -> int:
+    """Where `Stream.keeps` of the elements from ``begin`` to a block's end is, as bits."""
+    count = block.stop - begin
+    kept = block.array(np.uint8, -(-count // DRAWN) * DRAWN // 8 + BEHIND)
     low, high = mask.stream.key & WORD, mask.stream.key >> 64
     width, whole, rest = parts(mask.probability)
-    kernels.ingot_keeps(low, high, begin, len(kept), width, whole, rest, address(kept))
-    return address(kept) + block.start - begin
+    kernels.ingot_keeps(low, high, begin, count, width, whole, rest, address(kept))
+    return address(kept)

@@ -110,7 +110,7 @@ def _rescaling(task: TensorTask, blocks: Blocks, masks: Sequence[Mask | None]) -
     import numpy as np
 
     from . import native
-    from .lanes import lane_sum
+    from .lanes import magnitude_sum
 
     factors = np.ones(len(masks), np.float32)
     if not task.parameters["rescale"] or all(mask is None for mask in masks):
@@ -123,10 +123,10 @@ def _rescaling(task: TensorTask, blocks: Blocks, masks: Sequence[Mask | None]) -
         origin, found = block.read(base), np.empty((len(used), 2))
         for row, (operand, mask) in enumerate(zip(used, masks, strict=True)):
             delta = difference(block, origin, operand)
-            found[row, 0] = lane_sum(delta.double().abs().numpy())
+            found[row, 0] = magnitude_sum(delta.numpy())
             if mask is not None:
                 mask(block, delta)
-            found[row, 1] = lane_sum(delta.double().abs().numpy())
+            found[row, 1] = magnitude_sum(delta.numpy())
         return found
 
     for number, (before, after) in enumerate(blocks.sum(norms).tolist()):
