@@ -31,6 +31,22 @@ class AwqParams(CalibratedWeightParams):
         doc="span each group's range, or clip it where the squared error is least, as it is or weighted by "
         "the inputs; hessian halves what 3 bits lose, of which channel scales take little more",
     )
+    rounding: str = param(
+        "gptq",
+        choices=("gptq", "nearest"),
+        doc="of scaled weights: column by column, each error paid by those behind, or each weight by itself, "
+        "as in the paper; gptq takes two thirds off what 3 and 4 bits lose, for no more time",
+    )
+    refit_scales: bool = param(
+        True, doc="fit scales to the codes by least squares once these are found; costs next to nothing"
+    )
+    damp_percent: float = param(
+        0.01,
+        minimum=0.0,
+        maximum=1.0,
+        doc="share of its mean that is added to the Hessian's diagonal where columns are rounded one by one, "
+        "and scales fitted",
+    )
 
 
 @stage(
@@ -38,15 +54,19 @@ class AwqParams(CalibratedWeightParams):
     params=AwqParams,
     inputs={"model": ("checkpoint",)},
     output="quantized-checkpoint",
-    version=1,
+    version=2,
     determinism="seeded",
     tools=("numpy", "tokenizers", "torch"),
-    summary="AWQ: channels scaled by the strength of their inputs, then clipped; needs a calibration text",
+    summary="AWQ: channels scaled by the strength of their inputs, clipped and rounded; needs a text",
     formats=formats,
     takes_compact=True,
 )
 def run(context: Context[AwqParams]) -> Result:
     """Calibrates the checkpoint `model`, folds and writes the quantized form (arXiv:2306.00978).
+
+    Scales are chosen by nearest codes, as in the paper; what they are folded for is then rounded as
+    `rounding` says. A weight that is not scaled, and loses less by nearest codes than by columns, counts as a
+    fallback.
 
     Inputs that cannot be scaled for free (`model/fold.py`) are clipped alone, and so are those whose scales
     would change a weight that is not quantized: what is ignored stays bit-equal. The router of a mixture is

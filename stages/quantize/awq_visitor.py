@@ -13,7 +13,8 @@ from ..model.calibration.fallbacks import too_little
 from ..model.calibration.gram import gram
 from ..model.calibration.second_order import relative_error
 from ..model.fold import folds, folds_within
-from .awq_search import best_scales, restored, weigh
+from .awq_rounding import Settling, settle
+from .awq_search import best_scales, weigh
 from .calibrated import walked
 from .folding import key_of
 from .weights import evidence_of, parts_of
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from ..model.families import Architecture, Linear
     from ..model.quantized import WeightSpec
     from .awq import AwqParams
+    from .awq_rounding import Rounded
     from .awq_search import Scaled, Weighed
 
 NOT_FREE = "its input cannot be scaled without another operator"
 NOT_ALL = "what shares its input, or makes it, is not quantized and stays as it is"
 NOT_BETTER = "no scales that were tried lose less"
+PLAIN = "that loses less on the calibration text"
 
 
 class AwqVisitor:
@@ -81,11 +84,21 @@ class AwqVisitor:
             unscaled = None if scaled else NOT_BETTER
         if scaled is not None:
             self._tensors[key_of(place)] = scaled.width
-        common = {"method": "rtn" if reason else "awq", "fallback": reason, "unscaled": unscaled}
+        levels = scaled.levels if scaled else [each.plain for each in weighed]
+        scales = scaled.scales if scaled else None
+        rounded = settle([each.weight for each in weighed], levels, scales, hessian, self._settling(reason))
         share = (time.process_time() - started) / len(linears)
-        for number, (linear, each) in enumerate(zip(linears, weighed, strict=True)):
-            self._round(stop, linear, each, scaled, number, hessian)
-            self._evidence[linear.name].update(common, rows=stop.rows, cpu_seconds=round(share, 4))
+        for linear, each, found in zip(linears, weighed, rounded, strict=True):
+            self._keep(stop, linear, each, found, scaled, hessian)
+            is_plain = scaled is None and found.is_nearest and params.rounding == "gptq"
+            why = reason or (PLAIN if is_plain else None)
+            self._evidence[linear.name].update(
+                method="rtn" if why else "awq",
+                fallback=why,
+                unscaled=unscaled,
+                rows=stop.rows,
+                cpu_seconds=round(share, 4),
+            )
 
     def collect(self) -> tuple[Mapping[str, npt.NDArray[np.generic]], Mapping[str, object]]:
         """What was made since it was last asked, and what was observed of each weight."""
@@ -93,23 +106,28 @@ class AwqVisitor:
         self._tensors, self._evidence = {}, {}
         return found
 
-    def _round(
+    def _settling(self, reason: str | None) -> Settling:
+        """How codes are found; nearest, where a ``reason`` says that there is nothing to go by."""
+        params = self._params
+        by_columns = params.rounding == "gptq" and reason is None
+        return Settling(by_columns, params.refit_scales and reason is None, params.damp_percent)
+
+    def _keep(
         self,
         stop: Stop,
         linear: Linear,
         each: Weighed,
+        rounded: Rounded,
         scaled: Scaled | None,
-        number: int,
         hessian: torch.Tensor,
     ) -> None:
-        levels, scales = (scaled.levels[number], scaled.scales) if scaled else (each.plain, None)
-        codes, found = restored(each.weight, levels, scales)
-        stop.tensors.replace(linear, found)
-        self._tensors.update(parts_of(linear.name, levels, codes))
-        plain = restored(each.weight, each.plain, None)[1]
+        stop.tensors.replace(linear, rounded.made)
+        self._tensors.update(parts_of(linear.name, rounded.levels, rounded.codes))
+        plain = each.plain.decode(each.plain.encode(each.weight))
         self._evidence[linear.name] = {
-            **evidence_of(each.weight, found, each.form),
-            "weighted_error": relative_error(each.weight, found, hessian),
+            **evidence_of(each.weight, rounded.made, each.form),
+            "weighted_error": relative_error(each.weight, rounded.made, hessian),
             "rtn_weighted_error": relative_error(each.weight, plain, hessian),
             "alpha": scaled.alpha if scaled else None,
+            "rounding": "nearest" if rounded.is_nearest else self._params.rounding,
         }

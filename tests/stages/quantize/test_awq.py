@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STAGE = "quantize.awq"
 FAMILIES = ("llama", "qwen2", "gemma", "gpt2", "opt", "gpt_neox", "t5", "bart", "bert", "mixtral")
+# Random networks of every family earn channel scales where nothing else makes up for rounding.
+WAYS = [(family, "nearest") for family in FAMILIES] + [(family, "gptq") for family in ("llama", "gpt2", "t5")]
 PLAIN = {"bits": 3, "group_size": 32, "lm_head_bits": 16, "embedding_bits": 16}
 
 
@@ -80,12 +82,12 @@ def effective(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "rounding"), WAYS)
 def test_what_is_written_is_the_network_of_the_walk(
-    family: str, calibrated: Any, uneven: Any, effective: dict[str, Any], tmp_path: Path
+    family: str, rounding: str, calibrated: Any, uneven: Any, effective: dict[str, Any], tmp_path: Path
 ) -> None:
     source = uneven(family)
-    made = calibrated(source, STAGE, **PLAIN)
+    made = calibrated(source, STAGE, **PLAIN, rounding=rounding)
     assert made.artifact.facts["folds"] == len(made.record["transforms"]) > 0
     expected = outputs(restored(source, tmp_path / "expected", effective))
     found = outputs(restored(source, tmp_path / "found", written(made.artifact.path)))
@@ -96,15 +98,18 @@ def test_what_is_written_is_the_network_of_the_walk(
     assert np.abs(apart - expected).max() > 0.01 * np.abs(expected).max() or family == "bert"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_weight_loses_more_than_by_clipping_alone(family: str, calibrated: Any, uneven: Any) -> None:
-    found = calibrated(uneven(family), STAGE, **PLAIN)
+@pytest.mark.parametrize(("family", "rounding"), WAYS)
+def test_no_weight_loses_more_than_by_clipping_alone(
+    family: str, rounding: str, calibrated: Any, uneven: Any
+) -> None:
+    found = calibrated(uneven(family), STAGE, **PLAIN, rounding=rounding)
     source = Checkpoint.open(found.artifact.path)
     names = [linear.name for linear in source.architecture.linears if linear.layer is not None]
     assert sorted(found.tensors) == sorted(names)
     for name, entry in found.tensors.items():
         assert entry["weighted_error"] <= entry["rtn_weighted_error"] * (1 + 1e-6), name
         assert entry["method"] == ("rtn" if entry["fallback"] else "awq")
+        assert entry["rounding"] in ("nearest", rounding)
         assert (entry["alpha"] is None) == (entry["unscaled"] is not None)
     scaled = [entry for entry in found.tensors.values() if entry["alpha"] is not None]
     assert (
@@ -233,6 +238,20 @@ def test_an_expert_that_too_few_tokens_chose_is_rounded_to_nearest_and_noted(
     assert all(found.tensors[name]["method"] == "rtn" for name in lone)
     assert found.artifact.facts["fallbacks"] >= len(lone)
     assert any("no token of the calibration text came to them" in note for note in found.notes)
+
+
+def test_columns_that_pay_for_one_another_take_most_off_what_nearest_codes_lose(
+    calibrated: Any, uneven: Any
+) -> None:
+    source = uneven("llama")
+    kinds = {"gptq": {}, "fitted": {"rounding": "nearest"}}
+    kinds["nearest"] = {"rounding": "nearest", "refit_scales": False}
+    found = {name: calibrated(source, STAGE, **PLAIN, **params).tensors for name, params in kinds.items()}
+    first = [name for name in found["gptq"] if ".0.self_attn." in name and "o_proj" not in name]
+    lost = {kind: sum(found[kind][name]["weighted_error"] ** 2 for name in first) for kind in kinds}
+    assert lost["gptq"] < 0.9 * lost["nearest"]
+    assert lost["fitted"] < lost["nearest"]
+    assert {found["gptq"][name]["rounding"] for name in first} == {"gptq"}
 
 
 @pytest.mark.parametrize("params", [{"sym": False}, {"scale_search": "minmax"}, {"duo_scaling": False}])
