@@ -33,7 +33,7 @@ from ..stages.model.logits_store import DESCRIPTION as PREDICTIONS
 from ..stages.model.tokenizer import checked_tokenizer
 from ..stages.validate.measures import MEASUREMENTS_FILE, SAMPLES_FILE
 from ..targets.host import probe
-from ..targets.runtimes.opening import format_of, read_session
+from ..targets.runtimes.opening import format_of, prepare, read_session
 from . import gate, measurements
 from .delivery_manifest import MANIFEST, VERIFICATIONS, check_json, read_manifest
 from .evidence import DIRECTORY
@@ -101,7 +101,7 @@ def validate(
     artifact = _artifact(delivery, manifest)
     reference = _reference(delivery, plan, options)
     started, clock = utc_now(), time.monotonic()
-    notes: list[str] = []
+    notes = [note for note in (prepare(delivery),) if note]
     with tempfile.TemporaryDirectory(prefix="ingot-validate-") as scratch:
         room = _Room(
             Store.open(Path(scratch) / "store"), Path(scratch), options.threads, progress, notes.append

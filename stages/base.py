@@ -34,7 +34,7 @@ Progress = Callable[[int, int, str], None]
 
 ENTRY_POINTS = "ingot.stages"
 # The artifact kinds that a runtime of `targets/runtimes/` opens as a session.
-RUNNABLE = ("onnx",)
+RUNNABLE = ("onnx", "aoti")
 
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
@@ -98,6 +98,7 @@ BUILTIN: Mapping[str, str] = {
     "export.onnx": "ingot.stages.export.onnx.stage",
     "export.onnx_mobile": "ingot.stages.export.onnx.mobile",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",
+    "export.aoti_cuda": "ingot.stages.export.aoti.stage",
     "export.checkpoint": "ingot.stages.export.checkpoint.stage",
     "validate.reference": "ingot.stages.validate.reference",
     "validate.quality": "ingot.stages.validate.quality",

@@ -358,6 +358,17 @@ def export_checkpoint(_params: Any, work: Work) -> Estimate:
     )
 
 
+def export_aoti(_params: Any, work: Work) -> Estimate:
+    """Programs traced operator by operator, which takes seconds whatever the weights, in torch's process."""
+    output = 2 * work.parameters + 3 * SIDECARS
+    return Estimate(
+        TORCH_SECONDS + 10.5 + 6e-9 * work.parameters,
+        TORCH_BYTES + output,
+        output,
+        mapped_bytes=work.input_bytes // 2,
+    )
+
+
 def reference(_params: Any, work: Work) -> Estimate:
     """Two floating-point operations a parameter and token, in torch float32."""
     return Estimate(
@@ -435,6 +446,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "export.onnx": export_onnx,
     "export.onnx_mobile": export_onnx_mobile,
     "export.transformers": export_transformers,
+    "export.aoti_cuda": export_aoti,
     "export.checkpoint": export_checkpoint,
     "validate.reference": reference,
     "validate.quality": quality,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import RUNNABLE, Context, Result, stage
+from .device import DEVICE_DOC, DEVICES, requirements, versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .sweep import Cell, Sweep
 
 # Graphs and what lies beside them, such as model.onnx.data.
-MODEL_FILES = ("model.onnx", "encoder.onnx")
+MODEL_FILES = ("model.onnx", "encoder.onnx", "weights.safetensors", "prefill.pt2", "head.pt2", "decode.pt2")
 # Above this share of the processor used by others, timings are rough and the report must say so.
 BUSY_SHARE = 0.25
 BUSY_SECONDS = 0.3
@@ -54,6 +55,8 @@ class CostParams:
     sweep_sequence: tuple[int, ...] = param(
         (), doc="sequences of a sweep in tokens, such as [32, 128]; none, as for its batches"
     )
+
+    device: str = param("cpu", choices=DEVICES, doc=DEVICE_DOC)
 
     def __post_init__(self) -> None:
         """Raises RecipeError for a batch or a sequence of nothing."""
@@ -111,6 +114,8 @@ class Series:
     determinism="nondeterministic",
     tools=("numpy", "onnxruntime"),
     summary="Size, load time, prefill and decode latency, throughput and peak memory, both sides in turns",
+    requires=requirements,
+    versions=versions,
     host_bound=True,
     exclusive=True,
     any_architecture=True,

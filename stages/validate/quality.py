@@ -13,6 +13,7 @@ from ...artifacts.errors import StageError
 from ...artifacts.schema import param
 from ..base import RUNNABLE, Context, Result, stage
 from . import plugins
+from .device import DEVICE_DOC, DEVICES, requirements, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,6 +46,7 @@ class QualityParams:
     metrics: tuple[str, ...] = param(
         (), doc="metrics of installed packages, measured beside Ingot's own; for language models"
     )
+    device: str = param("cpu", choices=DEVICES, doc=DEVICE_DOC)
 
 
 def sources(params: QualityParams) -> Mapping[str, Path]:
@@ -62,6 +64,8 @@ def sources(params: QualityParams) -> Mapping[str, Path]:
     tools=("numpy", "onnxruntime"),
     summary="Perplexity, KL and top-1 agreement (encoders: cosine) of an artifact against the reference",
     reads=sources,
+    requires=requirements,
+    versions=versions,
     any_architecture=True,
     takes_compact=True,
 )

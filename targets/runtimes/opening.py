@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .base import PairSession, Session
 
-FORMATS = ("onnx",)
+FORMATS = (ONNX, AOTI) = ("onnx", "aoti")
 
 
 def format_of(path: Path) -> str:
@@ -48,10 +48,12 @@ def import_runtime(path: Path) -> None:
 
     Raises InputError for what :func:`format_of` refuses, and ImportError where a library is not installed.
     """
-    if format_of(path) == "onnx":
+    if format_of(path) == ONNX:
         from .library import import_onnxruntime
 
         import_onnxruntime()
+    else:
+        import torch._inductor.package  # noqa: F401 - for what importing it does
 
 
 def open_session(path: Path, *, threads: int | None = None) -> Session | PairSession:
@@ -60,7 +62,25 @@ def open_session(path: Path, *, threads: int | None = None) -> Session | PairSes
     Raises InputError for what :func:`format_of` refuses, and what the runtime's own `open` raises.
     """
     # Named one by one, for keys hold the source of what a stage imports.
-    format_of(path)
+    if format_of(path) == AOTI:
+        from . import aoti
+
+        return aoti.open(path, threads=threads)
     from . import onnx
 
     return onnx.open(path, threads=threads)
+
+
+def prepare(path: Path) -> str:
+    """Makes what an artifact lacks to run on this machine, and keeps it beside its files.
+
+    Gives what was done in a few words, empty for nothing.
+
+    Raises InputError for what :func:`format_of` refuses, and what the runtime's own `prepare` raises.
+    """
+    if format_of(path) != AOTI:
+        return ""
+    from . import aoti
+
+    place = aoti.prepare(path)
+    return f"compiled for this device into {place.relative_to(path)}" if place else ""

@@ -33,7 +33,7 @@ def test_the_built_in_profiles_are_those_of_the_design() -> None:
     status = {name: profile.get(name).status for name in profile.names()}
     assert status == {
         "cpu": "built", "cpu-int8": "built", "cpu-int4": "built", "cpu-fp32": "built",
-        "nvidia": "planned", "arm-mobile": "planned",
+        "nvidia": "planned", "nvidia-aoti": "built", "arm-mobile": "planned",
     }  # fmt: skip
 
 
