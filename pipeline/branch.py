@@ -39,6 +39,7 @@ PLAIN = "fp32"
 # What floating-point weights are called, by the `dtype` that an exporter writes them in.
 FLOATS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 # Limits that are stated as a lowest and a highest value, which exporters take as `opset_range`.
+HOST, DEVICE, CUDA = "host", "device", "cuda"
 RANGES = ("onnxruntime", "opset", "ir_version")
 TWIN = "what cost is compared with"
 
@@ -257,12 +258,29 @@ class Branch:
         reason = f"measures {inputs['artifact']}" if owner else "what quality is compared with"
         stage = base.get(f"validate.{kind}")
         where = self._recipe.origins.get(kind, self._where)
+        settings = {**self._placed(kind, inputs.get("artifact")), **section(self._settings, kind)}
         added = self._draft.add(
-            name, stage, section(self._settings, kind), inputs,
+            name, stage, settings, inputs,
             target=owner, reason=reason, spare=f"{name}/{self._name}", where=where,
         )  # fmt: skip
         self._check_text(self._draft.builder.node(added))
         return added
+
+    def _placed(self, kind: str, artifact: str | None) -> dict[str, Setting]:
+        """What a stage that measures is told of where the artifact runs: quality here where that can be, cost
+        on the device where the profile has one.
+        """
+        if artifact is None:
+            return {}
+        verify, form = self._profile.verify, self._draft.builder.output_kind(artifact)
+        places = verify.places_of(form)
+        if self._floats(artifact) == FLOATS["bfloat16"]:
+            places = tuple(place for place in places if place != HOST)  # no processor's kernels take it
+        if DEVICE not in places or (kind == "quality" and HOST in places):
+            return {}
+        origin = f"profile {self._profile.name} (verify)"
+        values = {"device": verify.device or CUDA, "format": form, "sm": self._profile.limits.sm or 0}
+        return {name: Setting((kind, name), value, origin) for name, value in values.items()}
 
     def _check_text(self, node: Node) -> None:
         """Raises DataError when the evaluation text is shorter than one of the stage's windows."""

@@ -97,6 +97,7 @@ BUILTIN: Mapping[str, str] = {
     "quantize.gptqmodel": "ingot.stages.quantize.gptqmodel",
     "export.onnx": "ingot.stages.export.onnx.stage",
     "export.onnx_mobile": "ingot.stages.export.onnx.mobile",
+    "export.onnx_nvidia": "ingot.stages.export.onnx.nvidia",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",
     "export.aoti_cuda": "ingot.stages.export.aoti.stage",
     "export.checkpoint": "ingot.stages.export.checkpoint.stage",

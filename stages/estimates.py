@@ -445,6 +445,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "quantize.gptqmodel": foreign,
     "export.onnx": export_onnx,
     "export.onnx_mobile": export_onnx_mobile,
+    "export.onnx_nvidia": export_onnx,
     "export.transformers": export_transformers,
     "export.aoti_cuda": export_aoti,
     "export.checkpoint": export_checkpoint,

@@ -49,11 +49,11 @@ def broken(demand: Demand, limits: Limits, verify: Verify, sizes: dict[str, int]
     for width in demand.widths:
         yield from _dtype(width, limits)
     yield from _memory(demand, sizes)
-    longest = max(verify.sequence or (0,))
-    if demand.context is not None and longest > demand.context:
+    shortest = min(verify.sequence or (0,))
+    if demand.context is not None and shortest > demand.context:
         yield Broken(
             "verify.sequence",
-            f"sequences of {longest} tokens are to be validated, the model's context is {demand.context}",
+            f"sequences of {shortest} tokens are to be validated, the model's context is {demand.context}",
             f"set verify: {{sequence: [{demand.context}]}} in a profile of your own that extends it",
         )
 

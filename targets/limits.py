@@ -57,6 +57,9 @@ class Verify:
 
     batch: tuple[int, ...] | None = param(None, doc="sequences in one run, of each size that is validated")
     sequence: tuple[int, ...] | None = param(None, doc="tokens of a sequence, of each length validated")
+    device: str | None = param(
+        None, choices=("cuda",), doc="the device that places name: cuda, an NVIDIA GPU of the limits' sm"
+    )
     places: Mapping[str, tuple[str, ...]] | None = param(
         None, doc=f"artifact kind, such as onnx, → where it can be run: {', '.join(PLACES)}"
     )

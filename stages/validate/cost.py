@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import RUNNABLE, Context, Result, stage
-from .device import DEVICE_DOC, DEVICES, requirements, versions
+from .device import DEVICE_DOC, DEVICES, FORMAT_DOC, SM_DOC, requirements, versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,8 +55,9 @@ class CostParams:
     sweep_sequence: tuple[int, ...] = param(
         (), doc="sequences of a sweep in tokens, such as [32, 128]; none, as for its batches"
     )
-
     device: str = param("cpu", choices=DEVICES, doc=DEVICE_DOC)
+    format: str = param("", internal=True, doc=FORMAT_DOC)
+    sm: int = param(0, internal=True, doc=SM_DOC)
 
     def __post_init__(self) -> None:
         """Raises RecipeError for a batch or a sequence of nothing."""
@@ -190,6 +191,7 @@ def _sweep(context: Context[CostParams], directories: Mapping[str, str], threads
         params.sweep,
         passes=params.passes,
         threads=threads,
+        device=params.device,
         progress=lambda done, total: context.progress(done, total, "cells of the sweep"),
     )
     if found.left_out:
@@ -231,7 +233,7 @@ def measure(
     opened: dict[str, SideProcess] = {}
     try:
         for side, directory in directories.items():
-            opened[side] = SideProcess(directory, threads)
+            opened[side] = SideProcess(directory, threads, params.device)
         for process in opened.values():
             # A neighbour that is still importing would slow the first load.
             process.wait_until_ready()

@@ -1,5 +1,5 @@
 """The process in which one side of `validate.cost` runs: `python -m ingot.stages.validate.cost_child DIR
-THREADS`.
+THREADS [DEVICE]`.
 
 It answers one line of JSON on standard output for each line of JSON on standard input, and ends with it.
 Its memory is its own, so its peak is that of the artifact and of what runs it, Python included.
@@ -34,13 +34,14 @@ SEED = 0
 class Side:
     """An artifact that is opened, prefilled and decoded on request, each step timed in ms."""
 
-    def __init__(self, directory: Path, threads: int) -> None:
+    def __init__(self, directory: Path, threads: int, device: str = "cpu") -> None:
         import numpy as np
 
         with contextlib.suppress(InputError):  # which the request to load answers with
             import_runtime(directory)  # now, so that the load time is the artifact's alone
         self._directory = directory
         self._threads = threads
+        self._device = device
         self._random: np.random.Generator = np.random.default_rng(SEED)
         self._session: Session | PairSession | None = None
         self._cache: Cache | None = None
@@ -61,7 +62,7 @@ class Side:
 
     def _load(self) -> dict[str, object]:
         started = time.perf_counter()
-        session = open_session(self._directory, threads=self._threads)
+        session = open_session(self._directory, threads=self._threads, device=self._device)
         milliseconds = (time.perf_counter() - started) * 1e3
         self._session = session
         info = session.info
@@ -130,7 +131,7 @@ def peak_memory_bytes() -> int:
 
 def main(arguments: list[str]) -> int:
     """Answers requests until standard input ends; what goes wrong is an answer too."""
-    side = Side(Path(arguments[0]), int(arguments[1]))
+    side = Side(Path(arguments[0]), int(arguments[1]), *arguments[2:])
     print(json.dumps({"ready": True}), flush=True)  # noqa: T201 - standard output is the protocol
     for line in sys.stdin:
         try:

@@ -27,10 +27,10 @@ class SideProcess:
     Raises StageError when it dies, and the child's own error when a request fails.
     """
 
-    def __init__(self, directory: str, threads: int) -> None:
+    def __init__(self, directory: str, threads: int, device: str = "cpu") -> None:
         self._directory = directory
         self._process = subprocess.Popen(
-            [sys.executable, "-m", CHILD, directory, str(threads)],
+            [sys.executable, "-m", CHILD, directory, str(threads), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

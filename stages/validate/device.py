@@ -10,9 +10,14 @@ from ...targets.runtimes.program import CUDA, cuda_needs
 from ..base import Requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 DEVICES = ("cpu", CUDA)
+FORMAT_DOC = "the kind of the artifact, filled in from the target where it runs on a device"
+SM_DOC = "the lowest compute capability, times ten, of the profile's device; 0 for any"
+# What opens an ONNX graph on a GPU; the package for processors does not.
+ONNXRUNTIME_GPU = "onnxruntime-gpu"
+LATER = "run `ingot validate DELIVERY` on a machine that has one"
 DEVICE_DOC = "where the artifact runs; a target that is for a GPU says cuda, and is unverified without one"
 
 
@@ -23,12 +28,41 @@ class OnDevice(Protocol):
     def device(self) -> str:
         """One of DEVICES."""
 
+    @property
+    def format(self) -> str:
+        """The kind of the artifact, empty where nothing says it."""
+
+    @property
+    def sm(self) -> int:
+        """The lowest compute capability, times ten."""
+
 
 def requirements(params: OnDevice) -> tuple[Requirement, ...]:
-    """The device, and a torch that runs on it; where they are missing the target is unverified."""
+    """The device, and what opens the artifact on it; where they are missing the target is unverified."""
     if params.device != CUDA:
         return ()
-    return tuple(Requirement(name, met, fix, is_device=True) for name, met, fix in cuda_needs())
+    found = [Requirement(name, met, fix, is_device=True) for name, met, fix in _needs(params)]
+    if params.sm:
+        name = f"an NVIDIA GPU of SM {params.sm} or later"
+        met = any(int(gpu.sm) >= params.sm for gpu in probe())
+        found.insert(0, Requirement(name, met, LATER, is_device=True))
+    return tuple(found)
+
+
+def _needs(params: OnDevice) -> Iterable[tuple[str, bool, str]]:
+    if params.format != "onnx":
+        return cuda_needs()
+    has_runtime = _is_installed(ONNXRUNTIME_GPU)
+    gpu = () if params.sm else (("an NVIDIA GPU", bool(probe()), LATER),)
+    return (*gpu, (f"{ONNXRUNTIME_GPU} on it", has_runtime, f"pip install {ONNXRUNTIME_GPU}"))
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def versions(params: OnDevice) -> Mapping[str, str | None]:
@@ -36,4 +70,6 @@ def versions(params: OnDevice) -> Mapping[str, str | None]:
     if params.device != CUDA:
         return {}
     gpus = [f"{gpu.name} sm{gpu.sm} CUDA {gpu.driver}" for gpu in probe()]
-    return {"gpu": gpus[0] if gpus else None, "torch": importlib.metadata.version("torch")}
+    opened = ONNXRUNTIME_GPU if params.format == "onnx" else "torch"
+    version = importlib.metadata.version(opened) if _is_installed(opened) else None
+    return {"gpu": gpus[0] if gpus else None, opened: version}

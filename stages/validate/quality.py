@@ -13,7 +13,7 @@ from ...artifacts.errors import StageError
 from ...artifacts.schema import param
 from ..base import RUNNABLE, Context, Result, stage
 from . import plugins
-from .device import DEVICE_DOC, DEVICES, requirements, versions
+from .device import DEVICE_DOC, DEVICES, FORMAT_DOC, SM_DOC, requirements, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,6 +47,8 @@ class QualityParams:
         (), doc="metrics of installed packages, measured beside Ingot's own; for language models"
     )
     device: str = param("cpu", choices=DEVICES, doc=DEVICE_DOC)
+    format: str = param("", internal=True, doc=FORMAT_DOC)
+    sm: int = param(0, internal=True, doc=SM_DOC)
 
 
 def sources(params: QualityParams) -> Mapping[str, Path]:
@@ -84,7 +86,7 @@ def run(context: Context[QualityParams]) -> Result:
 
     reference = logits_store.read(context.inputs["reference"].path)
     # One thread a call: batches run side by side (see batches.py).
-    session = open_session(context.inputs["artifact"].path, threads=1)
+    session = open_session(context.inputs["artifact"].path, threads=1, device=context.params.device)
     try:
         info = session.info
         _check_comparable(reference, info)

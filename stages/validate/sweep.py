@@ -69,12 +69,13 @@ def measure_sweep(
     *,
     passes: int,
     threads: int,
+    device: str = "cpu",
     progress: Callable[[int, int], None],
 ) -> Sweep:
     """Measures every cell that fits into every model's context, ``passes`` times each.
 
-    directories: model → where it lies.  progress: is told of cells.  Raises InputError when no cell fits,
-    StageError when a measuring process dies, and the runtime's own errors.
+    directories: model → where it lies.  device: as for :func:`open_session`.  progress: is told of cells.
+    Raises InputError when no cell fits, StageError when a measuring process dies, and the errors of runtimes.
     """
     from .cost_side import SideProcess
 
@@ -82,7 +83,7 @@ def measure_sweep(
     times: dict[Cell, dict[str, dict[str, list[float]]]] = {}
     try:
         for name, directory in directories.items():
-            opened[name] = SideProcess(directory, threads)
+            opened[name] = SideProcess(directory, threads, device)
         about = {name: process.ask("load") for name, process in opened.items()}
         room = {name: longest(str(a["task"]), int(str(a["context"]))) for name, a in about.items()}
         decoding = {name for name, a in about.items() if a["task"] != "encoder"}

@@ -32,7 +32,9 @@ MODEL_FILE = "model.onnx"
 SEQUENCE = "input_ids"
 
 
-def open(path: Path, *, threads: int | None = None) -> OnnxSession | OnnxPairSession:  # noqa: A001 - its name
+def open(  # noqa: A001 - its name
+    path: Path, *, threads: int | None = None, device: str = "cpu"
+) -> OnnxSession | OnnxPairSession:
     """The artifact or delivery in a directory as a session; all physical cores unless ``threads`` says fewer.
 
     An encoder-decoder is a pair of graphs, all else one.  Raises InputError when the directory holds no ONNX
@@ -41,8 +43,8 @@ def open(path: Path, *, threads: int | None = None) -> OnnxSession | OnnxPairSes
     """
     about = read_about(path, ONNX)
     if about["task"] == SEQ2SEQ:
-        return OnnxPairSession(path, about, str(about.get("file", MODEL_FILE)), threads)
-    return OnnxSession(path, about, threads)
+        return OnnxPairSession(path, about, str(about.get("file", MODEL_FILE)), threads, device)
+    return OnnxSession(path, about, threads, device)
 
 
 class OnnxSession:
@@ -52,8 +54,10 @@ class OnnxSession:
     than the model's context, and shapes that do not fit; StageError when onnxruntime fails.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], threads: int | None) -> None:
-        self._graph = OnnxGraph(path / str(about.get("file", MODEL_FILE)), about, threads)
+    def __init__(
+        self, path: Path, about: Mapping[str, Any], threads: int | None, device: str = "cpu"
+    ) -> None:
+        self._graph = OnnxGraph(path / str(about.get("file", MODEL_FILE)), about, threads, device)
         self._result = self._graph.outputs[0]
         self._logits_from = about.get("logits_from")
         self._cache = cache_names(about) if about["task"] == CAUSAL else {}

@@ -29,7 +29,7 @@ PATTERN = re.compile(r"[\w.]{0,64}\{layer\}[\w.]{0,64}\{part\}[\w.]{0,64}")
 PATTERNS = ("past", "present", "cross")
 FILE_NAME = re.compile(r"[\w.-]{1,64}\.(onnx|ort|pte|ptl)")
 # Others let a session read and write files of their choosing.
-SESSION_OPTIONS = ("session.x64quantprecision",)
+SESSION_OPTIONS = ("session.x64quantprecision", "session.qdq_matmulnbits_accuracy_level")
 
 
 def read_about(path: Path, form: str | None = None) -> dict[str, Any]:

@@ -21,19 +21,26 @@ if TYPE_CHECKING:
 
     Ids = npt.NDArray[np.int64]
 
+HALF = "tensor(float16)"
+# What onnxruntime calls a device; the processor takes what a device has no kernel for, such as shapes.
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # The most heads, and the widest, that any model has.
 MOST_HEADS = 1 << 16
 
 
 class OnnxGraph:
-    """An open graph on the CPU; ``inputs`` and ``outputs`` are names, in the graph's order.
+    """An open graph; ``inputs`` and ``outputs`` are names, in the graph's order.
 
-    shapes: of inputs by name, with the name of a dimension that varies, or None, in its place.
+    device: `cpu` or `cuda`.
+    shapes: of inputs by name, with the name of a dimension that varies, or None, in its place.  types: of
+    inputs by name, as onnxruntime calls them, such as `tensor(float16)`.
     threads: all physical cores when None.  Raises InputError for a file that may not be opened (see
     `onnx_file.py`), and when onnxruntime cannot open it.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], threads: int | None) -> None:
+    def __init__(
+        self, path: Path, about: Mapping[str, Any], threads: int | None, device: str = "cpu"
+    ) -> None:
         (check_ort_file if path.suffix == ".ort" else check_onnx_file)(path)
         runtime = _onnxruntime(about)
         options = runtime.SessionOptions()
@@ -41,19 +48,24 @@ class OnnxGraph:
         options.log_severity_level = 3
         for name, value in about.get("session_options", {}).items():
             options.add_session_config_entry(name, value)
+        providers = list(dict.fromkeys((PROVIDERS[device], PROVIDERS["cpu"])))
         try:
-            session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # noqa: BLE001 - onnxruntime has one exception type for each status code
             raise InputError(
                 f"onnxruntime cannot open the graph: {_first_line(error)}",
                 where=str(path),
                 fix="check the files with `ingot verify`, or build the artifact again",
             ) from None
+        if session.get_providers()[0] != providers[0]:
+            # It goes on with the processor otherwise, and says so in its log alone.
+            raise RequirementError(f"onnxruntime did not start {providers[0]}", fix="check the GPU's driver")
         self._session: Any = session
         self.version = str(runtime.__version__)
         self.inputs = tuple(str(node.name) for node in session.get_inputs())
         self.outputs = tuple(str(node.name) for node in session.get_outputs())
         self.shapes = {str(node.name): tuple(node.shape) for node in session.get_inputs()}
+        self.types = {str(node.name): str(node.type) for node in session.get_inputs()}
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The outputs of those names; raises StageError when onnxruntime fails and after :meth:`close`."""
@@ -125,7 +137,7 @@ def cache_names(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def empty_cache(names: Collection[str], graph: OnnxGraph, batch: int) -> dict[str, Any]:
-    """The past of a sequence's first step, float32 [batch, kv_heads, 0, head_dim] for each input named.
+    """The past of a sequence's first step, [batch, kv_heads, 0, head_dim] in the dtype of each input named.
 
     Raises InputError when the graph has no such inputs, or of another shape.
     """
@@ -137,7 +149,8 @@ def empty_cache(names: Collection[str], graph: OnnxGraph, batch: int) -> dict[st
         sizes = shape[1::2] if len(shape) == 4 else ()
         if not sizes or not all(type(size) is int and 0 < size <= MOST_HEADS for size in sizes):
             raise InputError(f"the graph has no input {name} of keys or values, as {DESCRIPTION} says")
-        found[name] = np.zeros((batch, sizes[0], 0, sizes[1]), np.float32)
+        dtype = np.float16 if graph.types[name] == HALF else np.float32
+        found[name] = np.zeros((batch, sizes[0], 0, sizes[1]), dtype)
     return found
 
 

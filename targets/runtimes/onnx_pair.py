@@ -31,9 +31,11 @@ class OnnxPairSession:
     than the model's context, and shapes that do not fit; StageError when onnxruntime fails.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], model_file: str, threads: int | None) -> None:
-        self._encoder = OnnxGraph(path / str(about["encoder"]["file"]), about, threads)
-        self._decoder = OnnxGraph(path / model_file, about, threads)
+    def __init__(
+        self, path: Path, about: Mapping[str, Any], model_file: str, threads: int | None, device: str = "cpu"
+    ) -> None:
+        self._encoder = OnnxGraph(path / str(about["encoder"]["file"]), about, threads, device)
+        self._decoder = OnnxGraph(path / model_file, about, threads, device)
         self._result = self._decoder.outputs[0]
         self._logits_from = about.get("logits_from")
         self._cache = cache_names(about)

@@ -56,10 +56,11 @@ def import_runtime(path: Path) -> None:
         import torch._inductor.package  # noqa: F401 - for what importing it does
 
 
-def open_session(path: Path, *, threads: int | None = None) -> Session | PairSession:
+def open_session(path: Path, *, threads: int | None = None, device: str = "cpu") -> Session | PairSession:
     """The artifact or delivery in a directory as a session; all physical cores unless ``threads`` says fewer.
 
-    Raises InputError for what :func:`format_of` refuses, and what the runtime's own `open` raises.
+    device: where an ONNX graph runs, `cpu` or `cuda`; other artifacts are of one device.  Raises InputError
+    for what :func:`format_of` refuses, and what the runtime's own `open` raises.
     """
     # Named one by one, for keys hold the source of what a stage imports.
     if format_of(path) == AOTI:
@@ -68,7 +69,7 @@ def open_session(path: Path, *, threads: int | None = None) -> Session | PairSes
         return aoti.open(path, threads=threads)
     from . import onnx
 
-    return onnx.open(path, threads=threads)
+    return onnx.open(path, threads=threads, device=device)
 
 
 def prepare(path: Path) -> str:

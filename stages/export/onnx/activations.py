@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ...model.levels import E4M3_LARGEST
 from ...model.quantized import ActivationGrid
 
 if TYPE_CHECKING:
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 
 # Activations divided by their row's largest magnitude are codes about 128 in steps of 1/127.
 UNIT = ActivationGrid(1 / 127, 128)
+# The same in E4M3, whose largest number is 448.
+UNIT_FP8 = 1 / E4M3_LARGEST
 # A row of zeros has no magnitude to divide by; anything above zero keeps it zeros.
-SMALLEST = 1e-30
+SMALLEST = {"float32": 1e-30, "bfloat16": 1e-30, "float16": 2.0**-14}
 
 # What a map wants of its input: codes on a scale for each row, or on a grid that calibration found.
-Wanted = ActivationGrid | Literal["per row"]
+Wanted = ActivationGrid | Literal["per row", "per row in fp8"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,10 @@ class Rounded:
 
 
 def wanted(spec: WeightSpec | None) -> Wanted | None:
-    """What an int8 product with a weight reads; None where it takes floating point."""
+    """What a product of 8-bit codes with a weight reads; None where it takes floating point."""
     if spec is None or spec.format.activation not in ("dynamic", "static"):
         return None
-    return spec.input or "per row"
+    return spec.input or ("per row in fp8" if spec.format.numeric == "fp8_e4m3" else "per row")
 
 
 class ActivationWriter:
@@ -63,7 +66,9 @@ class ActivationWriter:
         """
         known = self._known.get((value, want))
         if known is None:
-            known = self._on_grid(value, want) if isinstance(want, ActivationGrid) else self._per_row(value)
+            known = (
+                self._on_grid(value, want) if isinstance(want, ActivationGrid) else self._per_row(value, want)
+            )
             self._known[value, want] = known
         return known
 
@@ -74,7 +79,7 @@ class ActivationWriter:
         onnxruntime's ReduceMax does not give the maxima of no rows; so is a grid that all parts share.
         """
         whole, maps = set(wants), len(wants)
-        early = [want for want in whole if want == "per row" or (want and len(whole) == 1)]
+        early = [want for want in whole if isinstance(want, str) or (want and len(whole) == 1)]
         pieces = {want: self._pieces(value, counts, want, maps) for want in early if want is not None}
         if len(whole) == 1 and pieces:
             ((want, found),) = pieces.items()
@@ -98,11 +103,15 @@ class ActivationWriter:
             self._parts[value, counts] = self._graph.nodes("Split", (value, counts), maps, axis=0)
         return self._parts[value, counts]
 
-    def _per_row(self, value: str) -> Rounded:
+    def _per_row(self, value: str, want: Wanted) -> Rounded:
         graph = self._graph
         largest = graph.node("ReduceMax", graph.node("Abs", value), graph.ints(-1), keepdims=1)
-        largest = graph.node("Max", largest, graph.scalar(SMALLEST))
-        unit = self._on_grid(graph.node("Div", value, largest), UNIT)
+        largest = graph.node("Max", largest, graph.scalar(SMALLEST[graph.dtype]))
+        share = graph.node("Div", value, largest)
+        if want == "per row in fp8":
+            scale, zero = graph.scalar(UNIT_FP8), graph.scalar(0, "float8e4m3fn")
+            return Rounded(graph.node("QuantizeLinear", share, scale, zero), scale, zero, largest)
+        unit = self._on_grid(share, UNIT)
         return Rounded(unit.codes, unit.scale, unit.zero, largest)
 
     def _on_grid(self, value: str, grid: ActivationGrid) -> Rounded:

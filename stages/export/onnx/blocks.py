@@ -73,9 +73,13 @@ class BlockWriter:
     def norm(self, value: str, norm: Norm, width: int) -> str:
         """Normalizes the last axis, of that width (RMSNorm, arXiv:1910.07467, or LayerNorm, 1607.06450)."""
         graph, epsilon = self._graph, self._architecture.norm_eps
-        scale = graph.add(self._weights.floats(norm.weight, (width,)))
         if self._architecture.norm == "rms_above_one":
-            scale = graph.node("Add", scale, graph.scalar(1.0))
+            # Added before it is narrowed: beside 1, half precision keeps little of a small weight.
+            wide = graph.add(self._weights.floats(norm.weight, (width,), "float32"))
+            scale = graph.node("Add", wide, graph.scalar(1.0, "float32"))
+            scale = scale if graph.dtype == "float32" else graph.cast(scale)
+        else:
+            scale = graph.add(self._weights.floats(norm.weight, (width,)))
         if self._architecture.norm != "layer":
             return graph.node("RMSNormalization", value, scale, axis=-1, epsilon=epsilon)
         shift = (graph.add(self._weights.floats(norm.bias, (width,))),) if norm.bias else ()
@@ -196,6 +200,8 @@ class BlockWriter:
         heads: dict[str, Any] = {"q_num_heads": model.heads, "kv_num_heads": model.kv_heads, "scale": scale}
         if past is None:
             return graph.node("Attention", *parts, mask, **heads)
+        if graph.runtime == "tensorrt":
+            return self._attend_after(parts, scale, mask, past)
         result = f"{past.present_key}/attended"
         graph.named(
             "Attention",
@@ -204,3 +210,15 @@ class BlockWriter:
             **heads,
         )
         return result
+
+    def _attend_after(self, parts: tuple[str, str, str], scale: float, mask: str, past: Past) -> str:
+        """Attention behind a cache that is written apart: TensorRT's has one output, and no cache."""
+        graph, model = self._graph, self._architecture
+        query, key, value = (
+            self.by_head(part, heads)
+            for part, heads in zip(parts, (model.heads, model.kv_heads, model.kv_heads), strict=True)
+        )
+        graph.named("Concat", (past.key, key), (past.present_key,), axis=2)
+        graph.named("Concat", (past.value, value), (past.present_value,), axis=2)
+        mixed = graph.node("Attention", query, past.present_key, past.present_value, mask, scale=scale)
+        return self.join_rows(graph.node("Transpose", mixed, perm=(0, 2, 1, 3)), model.heads * model.head_dim)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ....artifacts.errors import StageError
+from .narrow import FLOATING, narrowed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,14 +23,21 @@ CONTRIB = "com.microsoft"
 ELEMENT_TYPES: dict[str, int] = {
     "bool": TensorProto.BOOL,
     "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "float8e4m3fn": TensorProto.FLOAT8E4M3FN,
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
     "int8": TensorProto.INT8,
     "int4": TensorProto.INT4,
 }
-# What numpy has no type for is in bytes, two a byte, the first in the low bits.
-STORAGE = {"int4": ("uint8", 2)}
+# What numpy has no type for is in its bits: of int4 two a byte, the first in the low bits.
+STORAGE = {"int4": ("uint8", 2), "bfloat16": ("uint16", 1), "float8e4m3fn": ("uint8", 1)}
+# Added to a score that must not count. Finite, and far enough from the lowest number that a score on top of
+# it stays finite: a padded row masks everything and must not give NaN.
+MASKED = {"float32": float(np.finfo(np.float32).min), "float16": -3e4, "bfloat16": -1e38}
+Runtime = Literal["onnxruntime", "tensorrt"]
 Dimension = int | str
 
 
@@ -96,9 +104,14 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 class GraphBuilder:
-    """Collects a graph. Values are referred to by name, as in ONNX; every method returns the new names."""
+    """Collects a graph. Values are referred to by name, as in ONNX; every method returns the new names.
 
-    def __init__(self) -> None:
+    dtype: what it computes in.  runtime: whose operators, and whose form of them, are written.
+    """
+
+    def __init__(self, dtype: str = "float32", runtime: Runtime = "onnxruntime") -> None:
+        self.dtype = dtype
+        self.runtime: Runtime = runtime
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, Initializer] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -115,7 +128,7 @@ class GraphBuilder:
         self._scope = outer
 
     def choice(self, condition: str, value: str, width: int, then: Callable[[], str]) -> str:
-        """What ``then`` writes where a bool holds, else ``value``: float32 [rows, width] both ways.
+        """What ``then`` writes where a bool holds, else ``value``: [rows, width] both ways.
 
         The nodes that ``then`` makes become a graph of their own, which is run only when it is needed.
         """
@@ -128,7 +141,8 @@ class GraphBuilder:
         finally:
             self._nodes = outer
         shape = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, (None, width)) for name in results.values()
+            helper.make_tensor_value_info(name, ELEMENT_TYPES[self.dtype], (None, width))
+            for name in results.values()
         ]
         graphs = {
             f"{name}_branch": helper.make_graph(nodes, f"{results[name]}/{name}", [], [output])
@@ -195,9 +209,26 @@ class GraphBuilder:
         """An int64 vector, made once however often it is used."""
         return self.array(f"int64[{','.join(map(str, values))}]", np.array(values, np.int64))
 
-    def scalar(self, value: float, dtype: str = "float32") -> str:
-        """A scalar, made once however often it is used."""
-        return self.array(f"{dtype}({value!r})", np.array(value, dtype))
+    def scalar(self, value: float, dtype: str | None = None) -> str:
+        """A scalar, of the graph's own dtype when None, made once however often it is used."""
+        dtype = dtype or self.dtype
+        name = f"{dtype}({value!r})"
+        if dtype in FLOATING:
+            bits = narrowed(np.array(value, np.float32), dtype, name)
+            return self.add(Initializer(name, dtype, (), lambda: iter((bits,))))
+        if dtype in STORAGE:
+            # Of these only 0 is asked for, whose bits are 0 too.
+            bits = np.array(value, STORAGE[dtype][0])
+            return self.add(Initializer(name, dtype, (), lambda: iter((bits,))))
+        return self.array(name, np.array(value, dtype))
+
+    def cast(self, value: str, dtype: str | None = None) -> str:
+        """``value`` in a dtype, the graph's own when None."""
+        return self.node("Cast", value, to=ELEMENT_TYPES[dtype or self.dtype])
+
+    def masked(self) -> str:
+        """What is added to a score that must not count."""
+        return self.scalar(MASKED[self.dtype])
 
     def input(self, name: str, dtype: str, shape: Sequence[Dimension]) -> str:
         """An input of the graph; dimensions are numbers or the names of what varies."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from .activations import wanted
+from .graph import Runtime
 from .qdq import QdqWriter
 from .qoperator import QOperatorWriter
 
@@ -27,11 +28,14 @@ class Form:
 
     quant_format: with the operators that onnxruntime adds, or with ONNX's own alone, as `QuantizeLinear` and
     `DequantizeLinear`.  accuracy_level: MatMulNBits' own, 0 to compute in float32, 4 with int8 blocks of
-    activations.
+    activations.  dtype: what is computed in, and what caches hold; inputs of ids, logits and hidden states
+    keep their own.  runtime: TensorRT takes the same operators in fewer forms.
     """
 
     accuracy_level: int
     quant_format: QuantFormat = "qoperator"
+    dtype: str = "float32"
+    runtime: Runtime = "onnxruntime"
 
 
 class Quantized(Protocol):

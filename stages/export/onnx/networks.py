@@ -8,7 +8,7 @@ import numpy as np
 
 from ...model.families import Linear
 from .blocks import BlockWriter, Past
-from .graph import GraphBuilder
+from .graph import ELEMENT_TYPES, GraphBuilder
 from .linear import Form, LinearWriter
 from .positions import CausalMasks, Rotations, encoder_positions, padding_mask, range_of
 from .relative import distances, relative_bias
@@ -34,14 +34,14 @@ def decoder(model: Architecture, weights: Weights, form: Form) -> Graph:
     The optional input logits_from int64 [1], 0 unless given, is the first position that logits are computed
     for, counted from the end when negative: -1 spares a prompt's prefill all but the last row of the head.
     """
-    graph = GraphBuilder()
+    graph = GraphBuilder(form.dtype, form.runtime)
     ids = graph.input("input_ids", "int64", ("batch", "sequence"))
     attention_mask = graph.input("attention_mask", "int64", ("batch", "total"))
     positions = graph.input("position_ids", "int64", ("batch", "sequence"))
     cached = ("batch", model.kv_heads, "past", model.head_dim)
     for layer in model.layers:
         for part in ("key", "value"):
-            graph.input(PAST.format(layer=layer.index, part=part), "float32", cached)
+            graph.input(PAST.format(layer=layer.index, part=part), form.dtype, cached)
     first = graph.optional_input(LOGITS_FROM, np.zeros(1, np.int64))
     linears = LinearWriter(graph, weights, form)
     blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
@@ -70,7 +70,7 @@ def decoder(model: Architecture, weights: Weights, form: Form) -> Graph:
     present = ("batch", model.kv_heads, "total", model.head_dim)
     for layer in model.layers:
         for part in ("key", "value"):
-            graph.output(PRESENT.format(layer=layer.index, part=part), "float32", present)
+            graph.output(PRESENT.format(layer=layer.index, part=part), form.dtype, present)
     return graph.finish(model.model_type)
 
 
@@ -78,7 +78,7 @@ def encoder(model: Architecture, weights: Weights, form: Form) -> Graph:
     """Inputs: input_ids, attention_mask and, where the model has several, token_type_ids; each int64 [batch,
     sequence]. Output: last_hidden_state float32 [batch, sequence, hidden].
     """
-    graph = GraphBuilder()
+    graph = GraphBuilder(form.dtype, form.runtime)
     ids = graph.input("input_ids", "int64", ("batch", "sequence"))
     attention_mask = graph.input("attention_mask", "int64", ("batch", "sequence"))
     linears = LinearWriter(graph, weights, form)
@@ -122,7 +122,11 @@ def encode(
             state = blocks.layer(state, layer, mask, None, None)
     if model.final_norm is not None:
         state = blocks.norm(state, model.final_norm, model.hidden)
-    graph.named("Identity", (blocks.split_rows(state, model.hidden),), ("last_hidden_state",))
+    rows = (blocks.split_rows(state, model.hidden),)
+    if graph.dtype == "float32":
+        graph.named("Identity", rows, ("last_hidden_state",))
+    else:
+        graph.named("Cast", rows, ("last_hidden_state",), to=ELEMENT_TYPES["float32"])
     graph.output("last_hidden_state", "float32", ("batch", "sequence", model.hidden))
     return state
 
@@ -176,7 +180,9 @@ def head(
     if model.head_bias is not None:
         bias = graph.add(weights.floats(model.head_bias, (1, model.vocabulary)))
         logits = graph.node("Add", logits, bias)
+    if graph.dtype != "float32":
+        logits = graph.cast(logits, "float32")
     if model.logit_softcap is not None:
-        cap = graph.scalar(model.logit_softcap)
+        cap = graph.scalar(model.logit_softcap, "float32")
         logits = graph.node("Mul", graph.node("Tanh", graph.node("Div", logits, cap)), cap)
     graph.rename(logits, "logits")

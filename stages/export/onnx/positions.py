@@ -5,21 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ...model.positions import inverse_frequencies
 
 if TYPE_CHECKING:
     from ...model.families import Rope
     from .graph import GraphBuilder
 
-# Added to a score that must not count; finite, since a padded row masks everything and must not give NaN.
-MASKED = float(np.finfo(np.float32).min)
-
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosine and sine of every position's angles, float32 [batch, sequence, dim / 2].
+    """Cosine and sine of every position's angles, in the graph's dtype [batch, sequence, dim / 2].
+
+    They are computed in float32, which tells positions apart that half precision does not.
 
     dim: rotated features of a head.
     """
@@ -56,8 +53,10 @@ class Rotations:
         angles = graph.node("Mul", positions, frequencies)
         cosine, sine = graph.node("Cos", angles), graph.node("Sin", angles)
         if rope.kind == "longrope" and rope.scaling:
-            factor = graph.scalar(rope.scaling["attention_factor"])
+            factor = graph.scalar(rope.scaling["attention_factor"], "float32")
             cosine, sine = graph.node("Mul", cosine, factor), graph.node("Mul", sine, factor)
+        if graph.dtype != "float32":
+            cosine, sine = graph.cast(cosine), graph.cast(sine)
         return Rotation(cosine, sine, rope.dim)
 
     def _by_length(self, rope: Rope, both: str) -> str:
@@ -70,7 +69,7 @@ class Rotations:
 
 
 class CausalMasks:
-    """Masks float32 [batch, 1, sequence, total], one for each window, from an attention mask [batch, total].
+    """Masks [batch, 1, sequence, total], one for each window, from an attention mask [batch, total].
 
     A query sees the unmasked positions up to its own; with a window w, the last w of them.
     """
@@ -119,7 +118,7 @@ def encoder_positions(graph: GraphBuilder, input_ids: str, padding: int | None) 
 
 
 def padding_mask(graph: GraphBuilder, attention_mask: str, queries: str | None = None) -> str:
-    """A mask float32 [batch, 1, queries, keys] by which every query sees all keys but padding.
+    """A mask [batch, 1, queries, keys] by which every query sees all keys but padding.
 
     attention_mask: int64 [batch, keys].  queries: int64 [1], how many; as many as keys when None.
     """
@@ -135,4 +134,4 @@ def _unmasked(graph: GraphBuilder, attention_mask: str) -> str:
 
 
 def _additive(graph: GraphBuilder, seen: str) -> str:
-    return graph.node("Where", seen, graph.scalar(0.0), graph.scalar(MASKED))
+    return graph.node("Where", seen, graph.scalar(0.0), graph.masked())

@@ -51,11 +51,10 @@ class QdqWriter:
 
         Codes of 8 bits are looked up, then expanded: no runtime expands the whole table for a few rows, and
         onnxruntime does not take int8 codes that two operators expand, as of a tied head. Gather does not
-        take int4 ones, so there the table is expanded. A compiler that wants scales to be constants needs an
-        embedding in floating point.
+        take int4 ones, so there the table is expanded; TensorRT wants scales to be constants, so there too.
         """
         graph = self._graph
-        if spec.format.bits < 8:
+        if spec.format.bits < 8 or graph.runtime == "tensorrt":
             return graph.node("Gather", self._dequantized(embedding, spec, transposed=False), ids)
         parts = self._parts(embedding, spec, transposed=False)
         codes, *places = (graph.node("Gather", graph.add(part), ids) for part in parts)
@@ -89,10 +88,10 @@ class QdqWriter:
     def _parts(self, linear: Linear, spec: WeightSpec, *, transposed: bool) -> tuple[Initializer, ...]:
         """Codes, scales and zero points; raises InputError for codes that ONNX cannot hold."""
         form = spec.format
-        if form.numeric != "int" or form.bits not in (2, 3, 4, 8):
+        if form.numeric == "nf4" or form.bits not in (2, 3, 4, 8):
             raise InputError(
                 f"{linear.name}: no ONNX operator expands {form.width} weights in this opset",
-                fix="quantize to 2, 3, 4 or 8 bit integers",
+                fix="quantize to 2, 3, 4 or 8 bit integers, or to fp8",
             )
         shape = (linear.out_features, linear.in_features)
         return self._weights.signed(linear.name, shape, transposed=transposed)

@@ -11,7 +11,7 @@ from .blocks import BlockWriter, Cross, Past
 from .graph import GraphBuilder
 from .linear import Form, LinearWriter
 from .networks import LOGITS_FROM, PAST, PRESENT, add_positions, embed, encode, head
-from .positions import MASKED, padding_mask, range_of
+from .positions import padding_mask, range_of
 from .relative import distances, relative_bias
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def source_graph(model: Architecture, weights: Weights, form: Form) -> Graph:
     source, hidden] and, for each layer of the decoder, cross_key_values.N.key and .value, float32 [batch,
     kv_heads, source, head_dim]: what the decoder attends to, so that no step computes it again.
     """
-    graph = GraphBuilder()
+    graph = GraphBuilder(form.dtype, form.runtime)
     ids = graph.input("input_ids", "int64", ("batch", "source"))
     attention_mask = graph.input("attention_mask", "int64", ("batch", "source"))
     linears = LinearWriter(graph, weights, form)
@@ -48,7 +48,7 @@ def source_graph(model: Architecture, weights: Weights, form: Form) -> Graph:
             graph.rename(made, CROSS.format(layer=layer.index, part=part))
     for layer in model.layers:
         for part in PARTS:
-            graph.output(CROSS.format(layer=layer.index, part=part), "float32", _cross_shape(model))
+            graph.output(CROSS.format(layer=layer.index, part=part), form.dtype, _cross_shape(model))
     return graph.finish(f"{model.model_type}-encoder")
 
 
@@ -64,16 +64,16 @@ def target_graph(model: Architecture, weights: Weights, form: Form) -> Graph:
     Targets begin together and end where they end, so nothing of them is masked and positions follow from the
     length of the past.
     """
-    graph = GraphBuilder()
+    graph = GraphBuilder(form.dtype, form.runtime)
     ids = graph.input("input_ids", "int64", ("batch", "sequence"))
     source_mask = graph.input("encoder_attention_mask", "int64", ("batch", "source"))
     cached = ("batch", model.kv_heads, "past", model.head_dim)
     for layer in model.layers:
         for part in PARTS:
-            graph.input(CROSS.format(layer=layer.index, part=part), "float32", _cross_shape(model))
+            graph.input(CROSS.format(layer=layer.index, part=part), form.dtype, _cross_shape(model))
     for layer in model.layers:
         for part in PARTS:
-            graph.input(PAST.format(layer=layer.index, part=part), "float32", cached)
+            graph.input(PAST.format(layer=layer.index, part=part), form.dtype, cached)
     first = graph.optional_input(LOGITS_FROM, np.zeros(1, np.int64))
     linears = LinearWriter(graph, weights, form)
     blocks = BlockWriter(graph, weights, linears, model, graph.node("Shape", ids))
@@ -107,7 +107,7 @@ def target_graph(model: Architecture, weights: Weights, form: Form) -> Graph:
     for layer in model.layers:
         for part in PARTS:
             shape = ("batch", model.kv_heads, "total", model.head_dim)
-            graph.output(PRESENT.format(layer=layer.index, part=part), "float32", shape)
+            graph.output(PRESENT.format(layer=layer.index, part=part), form.dtype, shape)
     return graph.finish(f"{model.model_type}-decoder")
 
 
@@ -124,5 +124,5 @@ def _cross_shape(model: Architecture) -> tuple[str | int, ...]:
 def _causal_mask(graph: GraphBuilder, between: str) -> str:
     """float32 [1, 1, sequence, total] for distances int64 [sequence, total]: no key behind the query."""
     is_seen = graph.node("LessOrEqual", between, graph.scalar(0, "int64"))
-    mask = graph.node("Where", is_seen, graph.scalar(0.0), graph.scalar(MASKED))
+    mask = graph.node("Where", is_seen, graph.scalar(0.0), graph.masked())
     return graph.node("Unsqueeze", mask, graph.ints(0, 1))

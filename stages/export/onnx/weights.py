@@ -11,6 +11,7 @@ import numpy as np
 
 from ....artifacts.errors import CorruptError, IntakeError, StageError
 from .graph import Initializer
+from .narrow import narrowed
 from .packing import group_of_block, pack_bits, to_blocks
 
 if TYPE_CHECKING:
@@ -44,10 +45,16 @@ class PackedWeight:
 
 
 class Weights:
-    """Gives initializers by tensor name; raises IntakeError for a tensor that is missing or misshapen."""
+    """Gives initializers by tensor name; raises IntakeError for a tensor that is missing or misshapen.
 
-    def __init__(self, checkpoint: Checkpoint, quantized: QuantizedCheckpoint | None) -> None:
+    dtype: of floating-point tensors and of scales in the graph.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, quantized: QuantizedCheckpoint | None, dtype: str = "float32"
+    ) -> None:
         self._checkpoint = checkpoint
+        self._dtype = dtype
         self._quantized = quantized
         self._specs: Mapping[str, WeightSpec] = quantized.quantized if quantized else {}
         self._used: dict[str, tuple[str, int]] = {}
@@ -56,8 +63,9 @@ class Weights:
         """How the weight is quantized, or None when it is in floating point."""
         return self._specs.get(name)
 
-    def floats(self, name: str, shape: tuple[int, ...]) -> Initializer:
-        """A floating-point tensor as float32, converted block by block while it is written."""
+    def floats(self, name: str, shape: tuple[int, ...], dtype: str | None = None) -> Initializer:
+        """A floating-point tensor, in the graph's dtype when None, converted by block while it is written."""
+        dtype = dtype or self._dtype
         tensors = self._checkpoint.tensors
         if name not in tensors:
             raise IntakeError(f"the tensor {name} is missing", where=str(self._checkpoint.directory))
@@ -67,15 +75,15 @@ class Weights:
                 f"the tensor {name} is {tensors.info(name).dtype}, not a floating-point weight",
                 where=str(self._checkpoint.directory),
             )
-        self._used[name] = ("float32", math.prod(shape))
+        self._used[name] = (dtype, math.prod(shape))
         rows = max(1, BLOCK_ELEMENTS // max(1, math.prod(shape[1:])))
 
         def blocks() -> Iterator[npt.NDArray[Any]]:
             for start in range(0, shape[0], rows):
-                yield tensors.float32(name, slice(start, start + rows))
+                yield narrowed(tensors.float32(name, slice(start, start + rows)), dtype, name)
             tensors.release(name)
 
-        return Initializer(name, "float32", shape, blocks)
+        return Initializer(name, dtype, shape, blocks)
 
     def packed(self, name: str, shape: tuple[int, int], kernel: BlockKernel) -> PackedWeight:
         """A quantized weight [out, in] in blocks: the checkpoint's codes, rearranged only."""
@@ -134,17 +142,20 @@ class Weights:
     ) -> tuple[Initializer, Initializer, Initializer]:
         """A weight's codes about 0, its scales and its zero points, as DequantizeLinear reads them.
 
-        Codes and zero points are int8, or int4 below 8 bits.  Codes [out, in] and scales [out, groups], or
-        transposed both; one scale a row is [out].
+        Codes and zero points are int8, int4 below 8 bits, and E4M3 where that is what codes name.  Codes
+        [out, in] and scales [out, groups], or transposed both; one scale a row is [out].
         """
         weight = self._weight(name, shape)
         form = weight.spec.format
         dtype, middle = ("int8" if form.bits == 8 else "int4"), 2 ** (form.bits - 1)
+        dtype = "float8e4m3fn" if form.numeric == "fp8_e4m3" else dtype
         codes, sides = (weight.codes.T, shape[::-1]) if transposed else (weight.codes, shape)
         # An even number of whole cache lines, so that two codes of a byte are in one block.
         step = max(CACHE_LINE_BYTES, BLOCK_ELEMENTS // sides[1] // CACHE_LINE_BYTES * CACHE_LINE_BYTES)
 
         def about_zero(values: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+            if dtype == "float8e4m3fn":
+                return np.ascontiguousarray(values)
             centred = values.astype(np.int8) if form.bits < 8 else _signed(values)
             if form.bits == 8:
                 return centred
@@ -162,11 +173,14 @@ class Weights:
                 return values.reshape(-1)
             return np.ascontiguousarray(values.T if transposed else values)
 
+        def scales() -> Iterator[npt.NDArray[Any]]:
+            yield narrowed(grouped(weight.scales), self._dtype, f"{name}.scales")
+
         groups = (weight.spec.groups, shape[0]) if transposed else (shape[0], weight.spec.groups)
         places = groups if form.group_size else (shape[0],)
         return (
             Initializer(f"{name}.codes", dtype, sides, blocks),
-            Initializer(f"{name}.scales", "float32", places, lambda: iter((grouped(weight.scales),))),
+            Initializer(f"{name}.scales", self._dtype, places, scales),
             Initializer(f"{name}.zeros", dtype, places, lambda: iter((about_zero(grouped(weight.zeros)),))),
         )
 
@@ -203,11 +217,12 @@ class Weights:
         self._check_shape(name, weight.codes.shape, shape)
         self._check_shape(f"{name}.scales", weight.scales.shape, (shape[0], weight.spec.groups))
         self._check_shape(f"{name}.zeros", weight.zeros.shape, (shape[0], weight.spec.groups))
-        if weight.spec.format.sym and not np.all(weight.zeros == 2 ** (bits - 1)):
+        is_integer = weight.spec.format.numeric == "int"
+        if is_integer and weight.spec.format.sym and not np.all(weight.zeros == 2 ** (bits - 1)):
             raise CorruptError(
                 f"{name} is called symmetric, but its zero points are not all {2 ** (bits - 1)}"
             )
-        self._used[name] = (f"int{bits}", math.prod(shape))
+        self._used[name] = (weight.spec.format.width, math.prod(shape))
         return weight
 
     def _check_shape(self, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:

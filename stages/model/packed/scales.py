@@ -26,7 +26,7 @@ def cast(scales: Floats, dtype: str) -> npt.NDArray[Any]:
     if dtype == "float32":
         return np.ascontiguousarray(scales)
     if dtype == "bfloat16":
-        halves = _to_bfloat16(scales)
+        halves = to_bfloat16(scales)
         _require(scales, _widened(halves), dtype)
         return halves.view(np.uint8).reshape(-1)
     with np.errstate(over="ignore"):
@@ -41,11 +41,11 @@ def cast_error(scales: Floats, dtype: str) -> float:
 
     if dtype == "float32" or not scales.size:
         return 0.0
-    found = _widened(_to_bfloat16(scales)) if dtype == "bfloat16" else scales.astype(np.float16)
+    found = _widened(to_bfloat16(scales)) if dtype == "bfloat16" else scales.astype(np.float16)
     return float(np.max(np.abs(found.astype(np.float64) / scales - 1)))
 
 
-def _to_bfloat16(scales: Floats) -> npt.NDArray[np.uint16]:
+def to_bfloat16(scales: Floats) -> npt.NDArray[np.uint16]:
     """The upper half of each float32, rounded to nearest, ties to even."""
     import numpy as np
 

@@ -14,8 +14,8 @@ import pytest
 from ingot.artifacts.manifest import Artifact, ArtifactRecord
 from ingot.artifacts.schema import build
 from ingot.artifacts.store import Store
+from ingot.stages import base
 from ingot.stages.base import Context, Result
-from ingot.stages.export.onnx.stage import OnnxParams, run
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,14 +33,17 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Runs `export.onnx`: ``(directory, kind="checkpoint", **params) -> Exported``."""
+    """Runs a stage: ``(directory, kind="checkpoint", stage="export.onnx", **params) -> Exported``."""
     store = Store.open(tmp_path_factory.mktemp("store"))
 
-    def make(directory: Path, kind: str = "checkpoint", **params: object) -> Exported:
+    def make(
+        directory: Path, kind: str = "checkpoint", stage: str = "export.onnx", **params: object
+    ) -> Exported:
+        run = base.get(stage)
         source = Artifact("0" * 64, ArtifactRecord(kind, (), {}), directory)
         with store.outbox() as outbox:
             context = Context(
-                params=build(OnnxParams, params),
+                params=build(run.params, params),
                 inputs={"model": source},
                 output=outbox,
                 job=directory,

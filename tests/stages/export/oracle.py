@@ -44,7 +44,8 @@ class OnnxModel:
         given = dict(feeds)
         for value in self.session.get_inputs():
             if value.name.startswith("past_key_values"):
-                empty = np.zeros((batch, value.shape[1], 0, value.shape[3]), np.float32)
+                dtype = np.float16 if value.type == "tensor(float16)" else np.float32
+                empty = np.zeros((batch, value.shape[1], 0, value.shape[3]), dtype)
                 given[value.name] = past[value.name] if past else empty
         results = dict(zip(self.outputs, self.session.run(None, given), strict=True))
         cache = {f"past_key_values{n[7:]}": v for n, v in results.items() if n.startswith("present")}
@@ -54,12 +55,12 @@ class OnnxModel:
 class TorchModel:
     """A checkpoint in transformers."""
 
-    def __init__(self, directory: Path, class_name: str) -> None:
+    def __init__(self, directory: Path, class_name: str, dtype: str = "float32") -> None:
         import torch
         import transformers
 
         self.model = getattr(transformers, class_name).from_pretrained(
-            directory, dtype=torch.float32, attn_implementation="eager"
+            directory, dtype=getattr(torch, dtype), attn_implementation="eager"
         )
         self.model.eval()
 
@@ -70,7 +71,7 @@ class TorchModel:
         with torch.no_grad():
             tensors = {name: torch.tensor(value) for name, value in feeds.items()}
             result = self.model(**tensors, past_key_values=past, use_cache=True)
-            return result.logits.numpy(), result.past_key_values
+            return result.logits.float().numpy(), result.past_key_values
 
     def hidden(self, feeds: Feeds) -> Array:
         """The last hidden state of an encoder."""
@@ -78,7 +79,7 @@ class TorchModel:
 
         with torch.no_grad():
             tensors = {name: torch.tensor(value) for name, value in feeds.items()}
-            return self.model(**tensors).last_hidden_state.numpy()
+            return self.model(**tensors).last_hidden_state.float().numpy()
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def cases(vocabulary: int, seed: int = 0) -> dict[str, Case]:
     }
 
 
-def largest_difference(first: OnnxModel, second: TorchModel, case: Case) -> float:
+def largest_difference(first: OnnxModel | TorchModel, second: TorchModel, case: Case) -> float:
     """Over all steps, the largest absolute difference at positions that are not padding."""
     caches: tuple[Any, Any] = (None, None)
     differences = []

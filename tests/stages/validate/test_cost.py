@@ -106,7 +106,7 @@ class FakeSide:
 
     asked: list[str]
 
-    def __init__(self, directory: str, threads: int) -> None:
+    def __init__(self, directory: str, threads: int, device: str = "cpu") -> None:
         self.name = directory
         FakeSide.asked.append(f"{self.name} start")
 

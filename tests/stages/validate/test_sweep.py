@@ -28,7 +28,7 @@ class Clockwork:
     contexts: dict[str, int]
     task = "causal-lm"
 
-    def __init__(self, directory: str, threads: int) -> None:
+    def __init__(self, directory: str, threads: int, device: str = "cpu") -> None:
         self.name = directory
 
     def ask(self, what: str, tokens: int = 0, batch: int = 1) -> dict[str, Any]:
