@@ -200,11 +200,11 @@ def load_adapter(_params: Any, work: Work) -> Estimate:
 
 def lora(_params: Any, work: Work) -> Estimate:
     """`fuse.lora`: a pass over every tensor that changes in blocks of float64, one tensor in memory."""
-    _, base = work.inputs.get("model", ("", work.weight_bytes))
+    kind, base = work.inputs.get("model", ("", work.weight_bytes))
     return Estimate(
         PROCESS_SECONDS + 1e-8 * work.parameters,
         PROCESS_BYTES + FLOAT32 * work.parameters // 4,
-        base + SIDECARS,
+        (FLOAT32 * work.parameters if kind == "quantized-checkpoint" else base) + SIDECARS,
         mapped_bytes=base // 4,
         parallel=work.cores,
     )

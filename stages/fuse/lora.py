@@ -52,7 +52,12 @@ class LoraParams:
         BASE,
         choices=(BASE, *STORED),
         doc="of the weights written; base keeps that of each tensor, which for half precision rounds changes "
-        "that are small beside a weight",
+        "that are small beside a weight, and is float32 where codes were",
+    )
+    dequantize: bool = param(
+        False,
+        doc="fold into the weights that the codes of a quantized base stand for, which come out in floating "
+        "point; off, since codes would round away what is added, and few mean to give them up",
     )
 
 
@@ -83,22 +88,17 @@ def expand(values: Mapping[str, object], _directory: Path, _node: str) -> Expans
 def run(context: Context[LoraParams]) -> Result:
     """Writes the checkpoint `model` with the adapters' changes; what no adapter changes stays bit for bit.
 
-    Raises InputError for a quantized base, and for adapters that do not fit it: see
-    :func:`.lora_targets.plan`; StageError where a result is not finite.
+    Raises InputError for a quantized base that is not to be dequantized, and for adapters that do not fit
+    it, as in :func:`.lora_targets.plan`; StageError where a result is not finite.
     """
     from ...artifacts.tensors import SafetensorsWriter
     from ..model.adapters import Adapter
-    from ..model.checkpoint import WEIGHTS_FILE, Checkpoint
+    from ..model.checkpoint import WEIGHTS_FILE
     from .lora_fold import fold
     from .lora_targets import Use, plan
 
-    source, params = context.inputs["model"], context.params
-    if source.kind != "checkpoint":
-        raise InputError(
-            "fuse.lora: the base is quantized, and its codes would round away what is added to a weight",
-            fix="put the stage `dequantize` before it, and quantize behind it",
-        )
-    base = Checkpoint.open(source.path)
+    params = context.params
+    base, known = _base(context)
     uses = [
         Use(each.adapter, Adapter.open(_input(context, each.adapter)), each.weight)
         for each in read_list(params.adapters)
@@ -130,9 +130,9 @@ def run(context: Context[LoraParams]) -> Result:
     context.progress(len(layout), len(layout), "folded")
     _note_losses(context, measures)
     facts = {
-        **source.facts,
+        **known,
         "dtype": main_dtype(layout),
-        "parameters": _parameters(source.facts, base, todo),
+        "parameters": _parameters(known, base, todo),
         "weight_bytes": (context.output.payload / WEIGHTS_FILE).stat().st_size,
         "tied": base.outline.tied and todo.untied_head is None,
         "adapters": [_fact(use) for use in uses],
@@ -142,6 +142,36 @@ def run(context: Context[LoraParams]) -> Result:
     if params.rank is not None:
         observed["least_kept"] = round(min(kept), SHOWN_DIGITS)
     return Result(facts, observed)
+
+
+def _base(context: Context[LoraParams]) -> tuple[Checkpoint, Mapping[str, object]]:
+    """The base with its weights in floating point, and its facts.
+
+    Raises InputError for a quantized base unless it may be dequantized, and for one that needs not be.
+    """
+    from ..model.checkpoint import Checkpoint
+    from ..model.dequantized import dequantized, plain_facts
+    from ..model.quantized import QuantizedCheckpoint
+
+    source, params = context.inputs["model"], context.params
+    if source.kind == "checkpoint":
+        if params.dequantize:
+            what = "fuse.dequantize: the base is not quantized, so there is nothing to dequantize"
+            raise InputError(what, fix="take it out")
+        return Checkpoint.open(source.path), source.facts
+    if not params.dequantize:
+        raise InputError(
+            "fuse.lora: the base is quantized, and its codes would round away what is added to a weight",
+            fix="write fuse.dequantize: true to fold into what its codes stand for, and quantize behind it",
+        )
+    opened = QuantizedCheckpoint.open(source.path)
+    if opened.transforms:
+        context.note(
+            f"{opened.method} rescaled the network before it rounded it: an adapter fits that was trained on "
+            "the quantized network, not one that was trained on the network before"
+        )
+    codes = {"method": opened.method, "weights_by_width": source.facts["weights_by_width"]}
+    return dequantized(opened), {**plain_facts(source.facts), "dequantized": codes}
 
 
 def _input(context: Context[LoraParams], name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -369,14 +370,112 @@ def test_values_that_the_dtype_cannot_hold_end_the_stage(fold: Any, make_adapter
         fold("llama", (make_adapter(stored({Q0: (down * 1e6, up)}), r=RANK), 1.0), dtype="float16")
 
 
-def test_a_quantized_base_is_told_to_be_dequantized(
-    run_stage: Any, make_adapter: Any, tiny_checkpoint: Any
+def by_hand(directory: Path, name: str) -> Any:
+    """(codes − zeros) · scales of a weight [out, in], float32, from the tensors that a checkpoint stores."""
+    tensors = load_file(directory / "model.safetensors")
+    codes, zeros, scales = (
+        tensors[f"{name}.{part}"].float().numpy() for part in ("codes", "zeros", "scales")
+    )
+    width = codes.shape[1] // scales.shape[1]
+    return (codes - np.repeat(zeros, width, axis=1)) * np.repeat(scales, width, axis=1)
+
+
+@pytest.fixture
+def quantized(run_stage: Any, tiny_checkpoint: Any) -> Any:
+    """``(family, layout) -> Artifact``: int4 in groups, made here or, with a layout, as others pack it."""
+
+    def make(family: str, layout: str | None = None) -> Any:
+        settings = {"bits": 4, "group_size": 32, "embedding_bits": 16, "lm_head_bits": 16}
+        made = run_stage("quantize.rtn", {"model": tiny_checkpoint(family, "bfloat16")}, **settings)
+        if layout is None:
+            return made
+        written = run_stage("export.checkpoint", {"model": made}, layout=layout)
+        return run_stage("load.quantized", {}, model=str(written.path))
+
+    return make
+
+
+@pytest.fixture
+def fold_codes(run_stage: Any, make_adapter: Any) -> Any:
+    """``(base, pairs, **params) -> Artifact``: pairs folded into a quantized base that may be dequantized."""
+
+    def run(base: Any, pairs: Any, notes: list[str] | None = None, **params: object) -> Any:
+        adapter = run_stage(
+            "load.adapter", {}, adapter=str(make_adapter(stored(pairs), r=RANK, lora_alpha=ALPHA))
+        )
+        inputs = {"model": base, "adapter1": adapter}
+        return run_stage(STAGE, inputs, notes=notes, adapters=["adapter1"], dequantize=True, **params)
+
+    return run
+
+
+@pytest.mark.parametrize("layout", [None, "gptq", "awq", "compressed-tensors"])
+def test_a_quantized_base_is_dequantized_where_that_is_asked_for(
+    layout: str | None, quantized: Any, fold_codes: Any, tiny_checkpoint: Any
 ) -> None:
-    quantized = run_stage("quantize.rtn", {"model": tiny_checkpoint("llama")}, bits=4)
+    base = quantized("llama", layout)
+    pairs = pairs_of(tiny_checkpoint("llama"), ("q_proj", "down_proj"))
+    made = fold_codes(base, pairs)
+    before, after = load_file(base.path / "model.safetensors"), load_file(made.path / "model.safetensors")
+    assert after.keys() == load_file(tiny_checkpoint("llama") / "model.safetensors").keys()
+    for name, weight in after.items():
+        if name in before:  # was not quantized
+            assert torch.equal(weight, before[name])
+            continue
+        expected = by_hand(base.path, name)
+        if (module := name.removesuffix(".weight")) in pairs:
+            down, up = (each.double().numpy() for each in pairs[module])
+            expected = expected + ALPHA / RANK * up @ down
+        assert weight.dtype == torch.float32
+        assert np.array_equal(weight.numpy(), expected.astype(np.float32))
+    assert made.kind == "checkpoint"
+    assert made.facts["folded_tensors"] == len(pairs)
+    assert made.facts["dequantized"]["weights_by_width"]["int4"]["tensors"] == 14
+    assert "bits_per_weight" not in made.facts
+    assert network(made.path).config.dtype == torch.float32
+
+
+def test_codes_of_weights_that_are_stored_in_by_out_are_turned(
+    quantized: Any, fold_codes: Any, tiny_checkpoint: Any
+) -> None:
+    base = quantized("gpt2")
+    pairs = pairs_of(tiny_checkpoint("gpt2"), ("c_attn", "c_fc"))
+    after = load_file(fold_codes(base, pairs).path / "model.safetensors")
+    for module, (down, up) in pairs.items():
+        held = next(name for name in after if name.endswith(f"{module}.weight"))
+        change = ALPHA / RANK * up.double().numpy() @ down.double().numpy()
+        expected = (by_hand(base.path, held) + change).T.astype(np.float32)
+        assert np.array_equal(after[held].numpy(), expected)
+
+
+def test_a_base_that_was_rescaled_before_rounding_is_remarked(
+    run_stage: Any, fold_codes: Any, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    record = run_stage("quantize.rtn", {"model": tiny_checkpoint("llama")}, bits=4)
+    own = tmp_path / "rescaled"
+    shutil.copytree(record.path, own)
+    for path in (own, *own.iterdir()):
+        path.chmod(0o755)
+    value = json.loads((own / "quantization.json").read_text())
+    value |= {"method": "awq", "transforms": [{"kind": "scale"}]}
+    (own / "quantization.json").write_text(json.dumps(value))
+    notes: list[str] = []
+    fold_codes(dataclasses.replace(record, path=own), {Q0: PAIR}, notes)
+    assert any("awq rescaled the network" in note for note in notes)
+
+
+def test_a_quantized_base_is_refused_unless_it_may_be_dequantized(
+    run_stage: Any, make_adapter: Any, quantized: Any
+) -> None:
     adapter = run_stage("load.adapter", {}, adapter=str(make_adapter(stored({Q0: PAIR}), r=RANK)))
     with pytest.raises(InputError, match="the base is quantized") as caught:
-        run_stage(STAGE, {"model": quantized, "adapter1": adapter}, adapters=["adapter1"])
-    assert "dequantize" in (caught.value.fix or "")
+        run_stage(STAGE, {"model": quantized("llama"), "adapter1": adapter}, adapters=["adapter1"])
+    assert "fuse.dequantize: true" in (caught.value.fix or "")
+
+
+def test_there_is_nothing_to_dequantize_in_a_plain_base(fold: Any, make_adapter: Any) -> None:
+    with pytest.raises(InputError, match="the base is not quantized"):
+        fold("llama", (make_adapter(stored({Q0: PAIR}), r=RANK), 1.0), dequantize=True)
 
 
 def test_an_adapter_that_was_saved_in_part_is_remarked(fold: Any, make_adapter: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ingot.stages.model import dequantized
 from ingot.stages.model.checkpoint import Checkpoint
 from ingot.stages.model.quantized import QuantizedCheckpoint
-from ingot.stages.quantize import dequantize
 
 
 @pytest.mark.parametrize("method", ["rtn", "nf4", "fp8"])
@@ -17,7 +17,7 @@ from ingot.stages.quantize import dequantize
 def test_weights_are_what_codes_stand_for_and_the_rest_is_as_it_was(
     method: str, family: str, tiny_checkpoint: Any, run_stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dequantize, "BLOCK_ELEMENTS", 640)
+    monkeypatch.setattr(dequantized, "BLOCK_ELEMENTS", 640)
     source = run_stage(f"quantize.{method}", {"model": tiny_checkpoint(family, "bfloat16")})
     made = run_stage("dequantize", {"model": source})
     quantized, plain = QuantizedCheckpoint.open(source.path), Checkpoint.open(made.path)
