@@ -67,6 +67,15 @@ TABLE = (
         "tokens_per_second", "Throughput", "tokens/s", "higher", "relative", "repeats", "tokens_per_second"
     ),
     Metric("peak_memory_bytes", "Peak memory", "bytes", "lower", "relative", "repeats", "peak_memory_bytes"),
+    Metric(
+        "device_memory_bytes",
+        "Peak memory of the GPU",
+        "bytes",
+        "lower",
+        "relative",
+        "repeats",
+        "device_memory_bytes",
+    ),
 )
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in TABLE})
 

@@ -8,18 +8,22 @@ alternating. Samples at one place of the two lists were taken together, and comp
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
+from ...targets.nvml import Watch
+from ...targets.runtimes.program import CUDA
 from ..base import RUNNABLE, Context, Result, stage
 from .device import DEVICE_DOC, DEVICES, FORMAT_DOC, SM_DOC, requirements, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ...artifacts.manifest import Artifact
+    from ...targets.host import Host
     from .cost_side import SideProcess
     from .sweep import Cell, Sweep
 
@@ -91,15 +95,21 @@ class Plan:
 class Series:
     """Samples by metric and side, in the order in which they were taken.
 
-    steps: the times of single decoded tokens, in ms, by side.
+    steps: the times of single decoded tokens, in ms, by side.  device: times by a GPU's own clock, in ms.
     """
 
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     steps: dict[str, list[float]] = field(default_factory=dict)
+    device: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def add(self, name: str, side: str, value: float) -> None:
         """Appends one sample."""
         self.samples.setdefault(name, {}).setdefault(side, []).append(value)
+
+    def add_device(self, name: str, side: str, values: Sequence[float]) -> None:
+        """Appends times by a GPU's own clock, where there are any."""
+        if values:
+            self.device.setdefault(name, {}).setdefault(side, []).extend(values)
 
 
 @stage(
@@ -145,11 +155,14 @@ def run(context: Context[CostParams]) -> Result:
     sides = {"reference": "reference", "value": "artifact"}
     directories = {side: context.inputs[name].path for side, name in sides.items() if name in context.inputs}
     series = Series()
-    for repeat in range(params.repeats):
-        context.progress(repeat, params.repeats, "repeats")
-        order = list(directories) if repeat % 2 == 0 else list(directories)[::-1]
-        plan, about = measure(series, {side: str(directories[side]) for side in order}, params, threads)
+    with Watch() if params.device == CUDA else contextlib.nullcontext() as watch:
+        for repeat in range(params.repeats):
+            context.progress(repeat, params.repeats, "repeats")
+            order = list(directories) if repeat % 2 == 0 else list(directories)[::-1]
+            plan, about = measure(series, {side: str(directories[side]) for side in order}, params, threads)
     context.progress(params.repeats, params.repeats, "repeats")
+    if watch is not None and not watch.samples:
+        context.note("the GPU's utilisation was not measured: the driver's NVML does not answer")
     swept = _sweep(context, {side: str(path) for side, path in directories.items()}, threads)
     host = probe()
     document = {
@@ -172,11 +185,26 @@ def run(context: Context[CostParams]) -> Result:
             "cores": host.cores,
             "isa": list(host.isa),
             "busy_share": round(busy, 3),
+            **({"gpu": _gpu(host, watch, series)} if watch is not None else {}),
         },
     }
     samples = {**series.samples, **({"decode_step_ms": series.steps} if series.steps else {})}
     measures.write(context.output, "cost", plan.task, document, samples)
     return Result(facts={"measures": "cost", "task": plan.task})
+
+
+def _gpu(host: Host, watch: Watch, series: Series) -> dict[str, object]:
+    """The GPU that times were taken on: what it is, what it did meanwhile, and times by its own clock.
+
+    prefill_device_ms, decode_device_ms: between events of the device around what a call computes, by side,
+    without what moves to and from the host.
+    """
+    first = next(iter(host.gpus), None)
+    times = {
+        name: {side: quantiles(values) for side, values in sides.items()}
+        for name, sides in series.device.items()
+    }
+    return {**(first.facets() if first else {}), **watch.summary(), **times}
 
 
 def _sweep(context: Context[CostParams], directories: Mapping[str, str], threads: int) -> Sweep | None:
@@ -255,6 +283,8 @@ def measure(
             memory = process.ask("memory")
             baseline = int(str(memory["baseline_bytes"]))
             series.add("peak_memory_bytes", side, float(str(memory["peak_bytes"])))
+            if "device_bytes" in memory:
+                series.add("device_memory_bytes", side, float(str(memory["device_bytes"])))
     finally:
         for process in opened.values():
             process.close()
@@ -280,10 +310,12 @@ def _pass(series: Series, side: str, process: SideProcess, plan: Plan) -> None:
     """One prefill and, where the model decodes, its tokens."""
     prefill = process.ask_ms("prefill", plan.prefill_tokens)[0]
     series.add("prefill_ms", side, prefill)
+    series.add_device("prefill_device_ms", side, process.device_ms)
     if not plan.decode_tokens:
         series.add("tokens_per_second", side, plan.prefill_tokens / prefill * 1e3)
         return
     steps = process.ask_ms("decode", plan.decode_tokens)
+    series.add_device("decode_device_ms", side, process.device_ms)
     mean = sum(steps) / len(steps)
     series.steps.setdefault(side, []).extend(steps)
     series.add("decode_ms", side, mean)
@@ -301,11 +333,14 @@ def _metrics(series: Series, task: str) -> dict[str, dict[str, object]]:
         "decode_ms": ("ms", "lower"),
         "tokens_per_second": ("tokens/s", "higher"),
         "peak_memory_bytes": ("bytes", "lower"),
+        "device_memory_bytes": ("bytes", "lower"),
     }
     if task == "encoder":
         del shape["decode_ms"]
     metrics = {}
     for name, (unit, better) in shape.items():
+        if name not in series.samples:
+            continue
         sides = series.samples[name]
         spread = series.steps if name == "decode_ms" else sides
         metrics[name] = metric(

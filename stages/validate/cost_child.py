@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import IngotError, InputError, to_json
-from ...targets.runtimes.base import PairSession
+from ...targets.runtimes.base import OnDevice, PairSession
 from ...targets.runtimes.opening import import_runtime, open_session
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Side:
         self._session: Session | PairSession | None = None
         self._cache: Cache | None = None
         self._source: Source | None = None
+        self._device_ms: list[float] = []
         self._baseline_bytes = peak_memory_bytes()
 
     def answer(self, request: Mapping[str, object]) -> dict[str, object]:
@@ -54,11 +55,27 @@ class Side:
         A request is {"do": "load" | "prefill" | "decode" | "memory", "tokens": n, "batch": n}.
         """
         if request["do"] == "memory":
-            return {"peak_bytes": peak_memory_bytes(), "baseline_bytes": self._baseline_bytes}
+            peak = {"peak_bytes": peak_memory_bytes(), "baseline_bytes": self._baseline_bytes}
+            return {**peak, **self._device_bytes()}
         if request["do"] == "load":
             return self._load()
         shape = int(str(request["batch"])), int(str(request["tokens"]))
-        return {"ms": self._prefill(*shape) if request["do"] == "prefill" else self._decode(*shape)}
+        self._device_ms = []
+        found = {"ms": self._prefill(*shape) if request["do"] == "prefill" else self._decode(*shape)}
+        return {**found, **({"device_ms": self._device_ms} if self._device_ms else {})}
+
+    def _device_bytes(self) -> dict[str, object]:
+        """The most memory that the session has held on a GPU, where it runs on one."""
+        session: object = self._session
+        return {"device_bytes": session.device_bytes} if isinstance(session, OnDevice) else {}
+
+    def _timed(self, started: float) -> float:
+        """Milliseconds since a point of time, when the call's results are on the host."""
+        ended = (time.perf_counter() - started) * 1e3
+        session: object = self._session
+        if isinstance(session, OnDevice) and session.device_ms is not None:
+            self._device_ms.append(session.device_ms)
+        return ended
 
     def _load(self) -> dict[str, object]:
         started = time.perf_counter()
@@ -93,7 +110,7 @@ class Side:
             _, self._cache = session.step(ids, logits_from=-1)
         else:
             session.logits(ids)
-        return (time.perf_counter() - started) * 1e3
+        return self._timed(started)
 
     def _decode(self, batch: int, tokens: int) -> list[float]:
         """Times of single steps after the last prefill, of that batch; its past is left as it was."""
@@ -105,7 +122,7 @@ class Side:
                 _, past = session.step(self._read(), token, past)
             else:
                 _, past = session.step(token, None, past)
-            milliseconds.append((time.perf_counter() - started) * 1e3)
+            milliseconds.append(self._timed(started))
         return milliseconds
 
     def _read(self) -> Source:

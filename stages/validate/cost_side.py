@@ -24,7 +24,8 @@ CLOSE_SECONDS = 10.0
 class SideProcess:
     """A child that has one artifact. Its standard error is ours, so what it prints is in the stage's log.
 
-    Raises StageError when it dies, and the child's own error when a request fails.
+    device_ms: the last times by a GPU's own clock, none without one. Raises StageError when it dies, and the
+    child's own error when a request fails.
     """
 
     def __init__(self, directory: str, threads: int, device: str = "cpu") -> None:
@@ -37,6 +38,7 @@ class SideProcess:
             encoding="utf-8",
         )
         self._ready = False
+        self.device_ms: list[float] = []
 
     def wait_until_ready(self) -> None:
         """Returns when the child has imported all that it needs."""
@@ -58,7 +60,9 @@ class SideProcess:
 
     def ask_ms(self, what: str, tokens: int, batch: int = 1) -> list[float]:
         """The times in an answer, in ms."""
-        times = self.ask(what, tokens, batch)["ms"]
+        answer = self.ask(what, tokens, batch)
+        times, device = answer["ms"], answer.get("device_ms")
+        self.device_ms = [float(time) for time in device] if isinstance(device, list) else []
         return [float(time) for time in times] if isinstance(times, list) else [float(str(times))]
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ from .program import (
     COMPILED,
     CUDA,
     PROGRAMS,
-    any_size,
     check_device,
     compile_packages,
     is_compiled,
@@ -24,7 +23,7 @@ from .program import (
     load_weights,
     tag,
 )
-from .static_session import StaticSession
+from .static_session import GpuSession, StaticSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,7 +52,11 @@ def open(  # noqa: A001 - its name
     if threads is not None:
         torch.set_num_threads(threads)
     weights = load_weights(path, device)
-    return StaticSession(about, _programs(path, about, engine, device), weights, device, engine)
+    if engine == EAGER:
+        # A graph of CUDA would launch its operators as one, which is what it is a measure for.
+        about = {**about, "cuda_graphs": False}
+    session = GpuSession if device == CUDA else StaticSession
+    return session(about, _programs(path, about, engine, device), weights, device, engine)
 
 
 def prepare(path: Path) -> Path | None:
@@ -99,10 +102,5 @@ def _in_process(path: Path, name: str, engine: str, device: str) -> Callable[...
     module: Callable[..., Any] = load_program(path, name, device).module()
     if engine == EAGER:
         return module
-    compiled = torch.compile(module, dynamic=True)
-
-    def run(*given: Any) -> Any:
-        with any_size():
-            return compiled(*given)
-
-    return run
+    compiled: Callable[..., Any] = torch.compile(module)
+    return compiled

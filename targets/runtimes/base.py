@@ -104,6 +104,19 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class OnDevice(Protocol):
+    """What a session on a GPU tells beside."""
+
+    @property
+    def device_ms(self) -> float | None:
+        """How long the device took for the last call, between its own events; None where it has none."""
+
+    @property
+    def device_bytes(self) -> int:
+        """The most memory that was allocated on the device at once."""
+
+
+@runtime_checkable
 class PairSession(Protocol):
     """An encoder-decoder ready to run: sources are read once, targets are written step by step."""
 

@@ -30,6 +30,7 @@ COMPILED = "compiled"
 # Rows that one call may have; positions are counted by the same tensor.
 MOST_BATCH = 1024
 CUDA, CPU = "cuda", "cpu"
+ALIGNMENT = 64
 # Sizes that compiling takes as typical; packages run with all others too.
 EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 16
 
@@ -79,7 +80,11 @@ def load_weights(path: Path, device: str) -> list[Any]:
     from safetensors.torch import load_file
 
     tensors = load_file(path / WEIGHTS_FILE, device=device)
-    return [tensors[name] for name in sorted(tensors)]
+    # Compiled code reads many elements at once, from addresses that a file's layout need not give.
+    return [
+        tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+        for _, tensor in sorted(tensors.items())
+    ]
 
 
 def load_program(path: Path, name: str, device: str) -> Any:
@@ -88,7 +93,7 @@ def load_program(path: Path, name: str, device: str) -> Any:
     from torch.export.passes import move_to_device_pass
 
     program = torch.export.load(path / f"{name}.pt2")
-    return move_to_device_pass(program, device) if device != CPU else program
+    return move_to_device_pass(program, f"{CUDA}:0") if device == CUDA else program
 
 
 def caches(about: Mapping[str, Any], batch: int, device: str) -> tuple[list[Any], list[Any]]:
@@ -193,21 +198,34 @@ def _toolchain(device: str) -> Iterator[None]:
     if home is None:
         yield
         return
+    from torch.utils import cpp_extension
+
     with tempfile.TemporaryDirectory(prefix="ingot-cuda-") as links:
         # The linker asks for libcuda.so and libcudart.so; drivers and wheels bring them with a number.
         for stem, place in _numbered(home):
             (Path(links) / stem).symlink_to(place)
-        before = {name: os.environ.get(name) for name in ("CUDA_HOME", "LIBRARY_PATH")}
-        os.environ["CUDA_HOME"] = str(home)
-        os.environ["LIBRARY_PATH"] = os.pathsep.join(filter(None, [links, before["LIBRARY_PATH"]]))
+        ours = {
+            "CUDA_HOME": str(home),
+            "LIBRARY_PATH": _joined(links, os.environ.get("LIBRARY_PATH")),
+            # cuda.h, where the runtime's headers come without it.
+            "CPATH": _joined(*map(str, site.glob("triton/backends/nvidia/include")), os.environ.get("CPATH")),
+        }
+        before, kept = {name: os.environ.get(name) for name in ours}, cpp_extension.CUDA_HOME
+        os.environ.update(ours)
+        cpp_extension.CUDA_HOME = str(home)
         try:
             yield
         finally:
+            cpp_extension.CUDA_HOME = kept
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def _joined(*places: str | None) -> str:
+    return os.pathsep.join(place for place in places if place)
 
 
 def _numbered(home: Path) -> Iterator[tuple[str, Path]]:

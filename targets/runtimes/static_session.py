@@ -7,6 +7,7 @@ prefill of as many rows writes over the past of the one before, which is then re
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from .onnx_graph import check_ids, check_length
 from .program import CUDA, DECODE, HEAD, MOST_BATCH, PREFILL, caches, kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -66,6 +67,7 @@ class StaticSession:
         self._caches: dict[tuple[str, int], tuple[list[Any], list[Any]]] = {}
         self._graphs: dict[int, _Captured] = {}
         self._generations: dict[int, int] = {}
+        self._device_ms: float | None = None
         self._info = _info(about, f"torch {runtime}", str(torch.__version__))
 
     @property
@@ -144,6 +146,11 @@ class StaticSession:
         room = [self._info.context - len(prompt) for prompt in prompts]
         return generation.generate(advance, room, self._info.eos_ids, sampling)
 
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Around what a call computes; the caller holds the lock."""
+        yield
+
     def close(self) -> None:
         """Frees the weights and caches; the session cannot be used afterwards."""
         self._programs, self._weights = {}, []
@@ -168,10 +175,12 @@ class StaticSession:
             # The last token of each row, wherever its padding stands.
             columns = (counts - 1)[:, None]
         with self._lock:
-            hidden = self._prefill(STEPPING, ids)
-            places = torch.from_numpy(np.clip(columns, 0, length - 1)).to(hidden.device)
-            rows = torch.arange(batch, device=hidden.device)[:, None]
-            found = self._host(self._run(HEAD, hidden[rows, places]))
+            with self._timed():
+                hidden = self._prefill(STEPPING, ids)
+                places = torch.from_numpy(np.clip(columns, 0, length - 1)).to(hidden.device)
+                rows = torch.arange(batch, device=hidden.device)[:, None]
+                logits = self._run(HEAD, hidden[rows, places])
+            found = self._host(logits)
             self._generations[batch] = self._generations.get(batch, 0) + 1
             generation = self._generations[batch]
         return found, StaticCache({}, length, batch, tuple(map(int, counts)), generation)
@@ -226,12 +235,15 @@ class StaticSession:
         keys, values = self._cache(STEPPING, len(tokens))
         ids, places = torch.from_numpy(tokens[:, None].copy()), torch.tensor(positions, dtype=torch.int64)
         if self._device != CUDA or not self._about["cuda_graphs"]:
-            found = self._run(DECODE, keys, values, ids.to(self._device), places.to(self._device))
+            with self._timed():
+                found = self._run(DECODE, keys, values, ids.to(self._device), places.to(self._device))
             return self._host(found)
         if len(tokens) not in self._graphs:
             run = lambda *given: self._run(DECODE, keys, values, *given)  # noqa: E731
             self._graphs[len(tokens)] = _Captured(run, ids.to(CUDA), places.to(CUDA))
-        return self._host(self._graphs[len(tokens)](ids, places))
+        with self._timed():
+            found = self._graphs[len(tokens)](ids, places)
+        return self._host(found)
 
     def _cache(self, purpose: str, batch: int) -> tuple[list[Any], list[Any]]:
         if (purpose, batch) not in self._caches:
@@ -279,6 +291,34 @@ class _Captured:
         self._positions.copy_(positions, non_blocking=True)
         self._graph.replay()
         return self._output
+
+
+class GpuSession(StaticSession):
+    """A session on a GPU, which also follows :class:`ingot.targets.runtimes.base.OnDevice`."""
+
+    @property
+    def device_ms(self) -> float | None:
+        """See :attr:`OnDevice.device_ms`."""
+        return self._device_ms
+
+    @property
+    def device_bytes(self) -> int:
+        """See :attr:`OnDevice.device_bytes`; what torch's allocator has reserved, graphs included."""
+        import torch
+
+        return int(torch.cuda.max_memory_reserved())
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        import torch
+
+        cuda: Any = torch.cuda
+        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        yield
+        end.record()
+        end.synchronize()
+        self._device_ms = float(start.elapsed_time(end))
 
 
 def _shifted(rows: Any, by: Ids) -> Any:

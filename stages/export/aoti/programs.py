@@ -42,7 +42,16 @@ def trace(
         )
     # Examples would be saved with the program, weights and all.
     found.example_inputs = None
-    return found
+    return _anywhere(found)
+
+
+def _anywhere(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without its assertions that tensors are where they were when it was traced."""
+    for node in tuple(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # noqa: SLF001 - its name
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
 
 
 def write_weights(entries: Sequence[Entry], stream: Stream, progress: Progress) -> None:

@@ -159,6 +159,7 @@ def test_the_stage_writes_programs_without_weights_that_run_eagerly(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself while it is imported
 def test_packages_of_aotinductor_compute_what_the_programs_do(
     make_from: Callable[..., Any], tiny_checkpoint: Callable[[str], Path]
 ) -> None:

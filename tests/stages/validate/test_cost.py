@@ -105,6 +105,7 @@ class FakeSide:
     """A side that answers at once and keeps the order in which it was asked."""
 
     asked: list[str]
+    device_ms: tuple[float, ...] = ()
 
     def __init__(self, directory: str, threads: int, device: str = "cpu") -> None:
         self.name = directory
