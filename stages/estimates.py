@@ -129,8 +129,9 @@ def _singular_seconds(work: Work) -> float:
 
 def structured(params: Any, work: Work) -> Estimate:
     """`prune.structured`: the text through the network as often as it is looked at, and what is left."""
-    scored = {"activation": 1, "taylor": 6}.get(params.scoring, 0) + (params.layers is not None)
-    looks = 0 if params.calibration is None else scored + 2 * params.refit
+    # Fitting takes two networks along and products of inputs, and scores channels on the way.
+    scored = {"activation": not params.refit, "taylor": 6}.get(params.scoring, 0)
+    looks = 0 if params.calibration is None else scored + (params.layers is not None) + 3 * params.refit
     seconds = 5e-11 * looks * work.parameters * params.samples * params.window
     once = pruned(params, work)
     return replace(once, cpu_seconds=TORCH_SECONDS + seconds + 5e-9 * work.parameters)

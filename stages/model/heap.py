@@ -16,3 +16,16 @@ def return_freed_blocks() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
+
+def trim_heaps() -> None:
+    """Makes glibc give back all that is free in the heaps of all threads; other allocators do so anyway.
+
+    Between pieces of work whose blocks are used again within each: those of :func:`return_freed_blocks` cost
+    a page fault for every 4 KiB of every use, which is a third of the time of a walk over a small network.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

@@ -58,6 +58,17 @@ def most_important(scores: Floats, count: int) -> npt.NDArray[np.int64]:
     return np.sort(order[:count]).astype(np.int64)
 
 
+def added(weight: torch.Tensor, within: torch.Tensor) -> Floats:
+    """What each channel adds to the output of the map that takes it up: the root of its mean square.
+
+    weight: [out, in].  within: XXᵀ by token within each channel, [count, width, width].
+    """
+    parts = weight.reshape(-1, *within.shape[:2])
+    squares = (torch.einsum("ocw,cwv->ocv", parts, within) * parts).sum((0, 2))
+    found: Floats = squares.clamp(min=0.0).sqrt().cpu().numpy()
+    return found
+
+
 def by_chance(groups: Sequence[Group], seed: int) -> dict[str, Floats]:
     """Random scores: what any other way to score must beat."""
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -178,9 +189,8 @@ class OutputVisitor:
         total = torch.zeros(group.count, group.width, group.width, device=stop.inputs[0].device)
         for part in stop.pool.map(lambda batch: _products(batch, group), stop.inputs):
             total += part
-        weight = stop.tensors.original(linear).to(total.device).reshape(-1, group.count, group.width)
-        squares = (torch.einsum("ocw,cwv->ocv", weight, total) * weight).sum((0, 2)) / stop.rows
-        self._found[linear.name] = squares.clamp(min=0.0).sqrt().cpu().numpy()
+        weight = stop.tensors.original(linear).to(total.device)
+        self._found[linear.name] = added(weight, total / stop.rows)
 
     def collect(self) -> tuple[Mapping[str, npt.NDArray[np.generic]], Mapping[str, object]]:
         """Their roots since it was last asked."""

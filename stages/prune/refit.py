@@ -1,4 +1,4 @@
-"""What takes channels up, fitted anew once some are gone: by least squares, to what it gave before."""
+"""What takes channels up, fitted anew once some are gone: by least squares, to what the dense network has."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.calibration.fallbacks import too_little
-from ..model.calibration.gram import gram
-from ..model.calibration.second_order import relative_error
+from ..model.calibration.gram import cross, gram
+from ..model.calibration.second_order import weighted_error
 from .stored import rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -22,52 +22,77 @@ if TYPE_CHECKING:
     from ..model.calibration.walk import Stop
     from ..model.families import Linear
 
+    Indices = npt.NDArray[np.int64]
+    # Of a stop, the map's weight, XXᵀ and the drift: the inputs that stay.
+    Choose = Callable[[Stop, torch.Tensor, torch.Tensor, torch.Tensor | None], Indices]
+
 # How often damping may grow tenfold where kept channels go together.
 TRIES = 4
+# What results call the inputs that stay, behind the name of the weight.
+KEPT = ".kept"
 
 
-def fitted(weight: torch.Tensor, kept: torch.Tensor, hessian: torch.Tensor, damp: float) -> torch.Tensor:
+def fitted(
+    weight: torch.Tensor,
+    kept: torch.Tensor,
+    hessian: torch.Tensor,
+    drift: torch.Tensor | None,
+    damp: float,
+) -> torch.Tensor:
     """The weight [out, kept] that, of ``kept`` inputs, comes nearest to what the whole one gives of all.
 
-    weight: [out, in].  kept: int64 [kept].  hessian: XXᵀ [in, in].  damp: what is added to its diagonal, as a
-    share of its mean, which holds the weights near their own. It minimizes ‖(W − ŴE)X‖² + λ‖Ŵ − W_K‖², E the
-    rows of the kept inputs: Ŵ = W_K + W_R H_RK (H_KK + λI)⁻¹, R those that go.
+    weight: [out, in].  kept: int64 [kept].  hessian: XXᵀ [in, in].  drift: ΔXᵀ [out, in], Δ what is to be
+    given beside WX.  damp: what is added to the diagonal, as a share of its mean, which holds the weights
+    near their own. It minimizes ‖WX + Δ − ŴEX‖² + λ‖Ŵ − W_K‖², E the rows of the kept inputs:
+    Ŵ = W_K + (W_R H_RK + ΔX_Kᵀ) (H_KK + λI)⁻¹, R those that go.
     """
     gone = torch.ones(weight.shape[1], dtype=torch.bool)
     gone[kept] = False
     precise = hessian.double()
-    inner, crossed = precise[kept][:, kept], precise[gone][:, kept]
-    mean = float(inner.diagonal().mean()) or 1.0
+    missing = weight[:, gone].double() @ precise[gone][:, kept]
+    if drift is not None:
+        missing += drift[:, kept].double()
+    lower = damped_cholesky(precise[kept][:, kept], damp)
+    return weight[:, kept] + torch.cholesky_solve(missing.T, lower).T.float()
+
+
+def damped_cholesky(hessian: torch.Tensor, damp: float) -> torch.Tensor:
+    """The lower factor of H + λI, λ the share ``damp`` of its mean diagonal or as much more as it takes."""
+    mean = float(hessian.diagonal().mean()) or 1.0
     for _ in range(TRIES + 1):
-        damped = inner.clone()
+        damped = hessian.clone()
         damped.diagonal().add_(damp * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             break
         damp = max(10 * damp, 1e-6)
-    moved = torch.cholesky_solve(crossed.T, lower).T
-    return weight[:, kept] + (weight[:, gone].double() @ moved).float()
+    found: torch.Tensor = lower
+    return found
 
 
 class RefitVisitor:
     """Fits maps at their stops; see :class:`ingot.stages.model.calibration.walk.Visitor`.
 
-    What it makes are the weights of kept inputs alone, float32 in the shape that is stored then. The walk
-    goes on as the pruned network.  kept: by weight, the inputs that stay, int64.
+    What it makes are the weights of kept inputs alone, float32 in the shape that is stored then, and which
+    those are. The walk goes on as the pruned network, and the network that nothing was taken from beside it:
+    each map is fitted to what it gave there, and where its output is added to the state, to what that state
+    was, so that it makes up for what was lost before it too.
+
+    choose: by weight, how the inputs that stay are chosen.
     """
 
-    compares = False
+    compares = True
 
-    def __init__(self, source: TensorSource, kept: Mapping[str, npt.NDArray[np.int64]], damp: float) -> None:
-        self.wanted: Collection[str] = set(kept)
+    def __init__(self, source: TensorSource, choose: Mapping[str, Choose], damp: float) -> None:
+        self.wanted: Collection[str] = set(choose)
         self._source = source
-        self._kept = kept
+        self._choose = choose
         self._damp = damp
         self._tensors: dict[str, npt.NDArray[np.generic]] = {}
         self._evidence: dict[str, dict[str, object]] = {}
 
     def visit(self, stop: Stop) -> None:
-        """Fits the maps of a stop."""
+        """Chooses the inputs of a stop's maps that stay, and fits the maps."""
         started = time.process_time()
         hessian = (gram(stop.inputs, stop.pool) / max(stop.rows, 1)).cpu()
         for linear in stop.linears:
@@ -79,34 +104,70 @@ class RefitVisitor:
                 self._evidence[linear.name]["cpu_seconds"] = share
 
     def _fit(self, linear: Linear, stop: Stop, hessian: torch.Tensor) -> None:
-        kept = torch.from_numpy(self._kept[linear.name])
-        weight = stop.tensors.original(linear)
-        dtype, reason = self._source.info(linear.name).dtype, too_little(stop)
+        weight, reason = stop.tensors.original(linear), too_little(stop)
+        drift, apart = (None, 0.0) if reason else _drift(stop, weight)
+        channels = self._choose[linear.name](stop, weight, hessian, drift)
+        kept, dtype = torch.from_numpy(channels), self._source.info(linear.name).dtype
         plain = weight[:, kept]
-        found = plain if reason else rounded(fitted(weight, kept, hessian, self._damp), dtype)
-        lost, lost_plain = (
-            relative_error(weight, _spread(weight, kept, each), hessian) for each in (found, plain)
+        found = plain if reason else rounded(fitted(weight, kept, hessian, drift, self._damp), dtype)
+        whole, lost, lost_plain = (
+            _squares(weight - _spread(weight, kept, each), hessian, drift) + apart
+            for each in (plain[:, :0], found, plain)
         )
         if reason is None and not lost < lost_plain:
             found, lost, reason = plain, lost_plain, "that loses less on the calibration text"
         stop.tensors.replace(linear, _spread(weight, kept, found))
         self._tensors[linear.name] = (found.T if linear.stored_in_out else found).contiguous().numpy()
+        self._tensors[linear.name + KEPT] = channels
         self._evidence[linear.name] = {
             "fallback": reason,
-            "weighted_error": lost,
-            "cut_weighted_error": lost_plain,
+            "weighted_error": _relative(lost, whole),
+            "cut_weighted_error": _relative(lost_plain, whole),
             "rows": stop.rows,
         }
 
     def collect(self) -> tuple[Mapping[str, npt.NDArray[np.generic]], Mapping[str, object]]:
-        """The fitted weights since it was last asked, and what was observed of each."""
+        """The fitted weights since it was last asked with their inputs, and what was observed of each."""
         found = self._tensors, self._evidence
         self._tensors, self._evidence = {}, {}
         return found
 
 
+def _drift(stop: Stop, weight: torch.Tensor) -> tuple[torch.Tensor | None, float]:
+    """ΔXᵀ [out, in] and ‖Δ‖², both by token; Δ is what the dense network's state is ahead by, but for what
+    the map itself gives of the inputs here.
+    """
+    if stop.exact is None:
+        return None, 0.0
+    ours = stop.onto or (None,) * len(stop.inputs)
+    theirs = stop.exact_onto or (None,) * len(stop.inputs)
+    there = weight.to(stop.inputs[0].device)
+
+    def ahead(batch: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
+        given, exact, onto, exact_onto = batch
+        with torch.inference_mode():
+            found = (exact.float() - given.float()) @ there.T  # type: ignore[union-attr]
+            return found if onto is None or exact_onto is None else found + (exact_onto - onto)
+
+    apart = list(stop.pool.map(ahead, zip(stop.inputs, stop.exact, ours, theirs, strict=True)))
+    squares = sum(float(each.square().sum(dtype=torch.float64)) for each in apart)
+    dtype = stop.inputs[0].dtype
+    drift = cross([each.to(dtype) for each in apart], stop.inputs, stop.pool) / stop.rows
+    return drift.cpu(), squares / stop.rows
+
+
+def _squares(error: torch.Tensor, hessian: torch.Tensor, drift: torch.Tensor | None) -> float:
+    """‖EX + Δ‖² − ‖Δ‖² by token, E [out, in] the error of a weight."""
+    found = float(weighted_error(error, hessian).sum(dtype=torch.float64))
+    return found if drift is None else found + 2 * float((error * drift).sum(dtype=torch.float64))
+
+
+def _relative(lost: float, whole: float) -> float:
+    return (max(lost, 0.0) / whole) ** 0.5 if whole > 0 else 0.0
+
+
 def _spread(weight: torch.Tensor, kept: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """[out, kept] → [out, in], zero where an input is gone."""
+    """[out, kept] → [out, in], zero where an input is gone; of no columns, all of them are."""
     whole = torch.zeros_like(weight)
-    whole[:, kept] = found
+    whole[:, kept[: found.shape[1]]] = found
     return whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError
@@ -13,10 +12,10 @@ from ..model.calibration.calibrate import ComputeParams, OptionalTextParams
 from ..model.channels import Group, groups, is_multi_query
 from ..model.checkpoint import Checkpoint
 from ..model.families import Mixture
-from ..model.heap import return_freed_blocks
 from .amounts import check_amount, left
 from .cutting import hidden_multiple, resized
 from .depth import require_stack
+from .single import require_single_readers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
 
     from ..model.channels import Kind
     from ..model.families import Architecture
-    from .cutting import Changed
 
     Chosen = Sequence[tuple[Group, npt.NDArray[np.int64]]]
     Told = dict[str, object]
 
-MEASURED = ("activation", "taylor")
+OBS = "obs"
+MEASURED = ("activation", "taylor", OBS)
 SCORINGS = (*MEASURED, "weight", "random")
 AMOUNTS = ("ffn", "heads", "hidden", "experts", "layers")
 # Kinds that go together; those behind them are chosen in what they leave.
@@ -73,13 +72,15 @@ class StructuredParams(ComputeParams, OptionalTextParams):
         "activation",
         choices=SCORINGS,
         doc="what tells how much a channel matters: what it adds to the output on the calibration text, what "
-        "the loss of the text feels of it, the norm of its weights, or chance, as a control; of layers it is "
-        "their influence, save by chance",
+        "the loss of the text feels of it, obs, what of it the others cannot make up for (features and heads "
+        "alone), the norm of its weights, or chance, as a control; of layers it is their influence, save by "
+        "chance",
     )
     refit: bool = param(
         True,
-        doc="where there is a calibration text, fit what takes channels up to what it gave before; that "
-        "costs one more pass and gives back much of what was lost",
+        doc="where there is a calibration text, fit what takes channels up to what the network gave before, "
+        "all that was lost in front of it included; that costs a second network beside the first and gives "
+        "back more than half of what was lost",
     )
     damp_percent: float = param(
         0.01,
@@ -96,12 +97,13 @@ class StructuredParams(ComputeParams, OptionalTextParams):
         if all(getattr(self, name) is None for name in AMOUNTS):
             fix = f"give a share of at least one of {', '.join(AMOUNTS)}"
             raise RecipeError("prune: nothing would go", fix=fix)
-        needs = self.scoring in ("activation", "taylor") or (
-            self.layers is not None and self.scoring != "random"
-        )
+        needs = self.scoring in MEASURED or (self.layers is not None and self.scoring != "random")
         if needs and self.calibration is None:
             what = f"prune.scoring: {self.scoring} is measured on a calibration text, and there is none"
             raise RecipeError(what, fix="name one under data:, or write scoring: weight")
+        if self.scoring == OBS and not self.refit:
+            what = "prune.scoring: obs counts on the others to make up for what goes, which refit has them do"
+            raise RecipeError(what, fix="leave refit true, or write scoring: activation")
 
 
 def preflight(params: StructuredParams, directories: Mapping[str, Path]) -> None:
@@ -117,6 +119,8 @@ def check(params: StructuredParams, source: Checkpoint) -> None:
         left("prune.layers", params.layers, len(model.layers), "layers")
     for kinds in ROUNDS:
         counts = list(amounts(params, source.architecture, kinds))
+        if params.scoring == OBS:
+            require_single_readers([group for group, _ in counts])
         source = replace(source, config=resized(source, counts))
 
 
@@ -179,7 +183,7 @@ def _left(params: StructuredParams, model: Architecture, group: Group, amount: f
     params=StructuredParams,
     inputs={"model": ("checkpoint",)},
     output="checkpoint",
-    version=1,
+    version=2,
     determinism="seeded",
     tools=("numpy", "tokenizers", "torch"),
     summary="Take features, heads and layers away for good: a smaller checkpoint that loads everywhere",
@@ -191,11 +195,10 @@ def run(context: Context[StructuredParams]) -> Result:
     Raises RecipeError for what cannot go from this model, DataError for a calibration text that cannot be
     used, StageError for activations that are not finite.
     """
+    from .chosen import choose
     from .cutting import narrowed
-    from .importance import importance, most_important
     from .smaller import write
 
-    return_freed_blocks()
     params, source = context.params, Checkpoint.open(context.inputs["model"].path)
     check(params, source)
     now, facts, observed = source, dict[str, object](), dict[str, object]()
@@ -207,12 +210,10 @@ def run(context: Context[StructuredParams]) -> Result:
         counts = list(amounts(params, now.architecture, kinds))
         if not counts:
             continue
-        found = importance(context, now, [group for group, _ in counts], kinds[0])
-        chosen = [(group, most_important(found.scores[group.label], count)) for group, count in counts]
-        changed, told = _refitted(context, now, chosen, kinds[0])
-        made_up = _made_up(now, counts, chosen, found.energies)
-        now = narrowed(now, chosen, changed, made_up)
-        evidence |= told
+        found = choose(context, now, counts, kinds[0])
+        made_up = _made_up(now, counts, found.kept, found.energies)
+        now = narrowed(now, found.kept, found.changed, made_up)
+        evidence |= found.told
         widths += [
             {
                 "kind": group.kind,
@@ -262,32 +263,3 @@ def _made_up(
 
 def _mixtures(model: Architecture) -> Iterator[Mixture]:
     yield from (layer.feed_forward for layer in model.layers if isinstance(layer.feed_forward, Mixture))
-
-
-def _refitted(
-    context: Context[StructuredParams], source: Checkpoint, chosen: Chosen, part: str
-) -> tuple[Changed, Told]:
-    """The maps that take chosen channels up, fitted to what they gave, and what was observed of each."""
-    import numpy as np
-
-    from ..model.calibration.calibrate import calibrate
-    from ..model.calibration.fallbacks import describe_fallbacks
-    from .refit import RefitVisitor
-
-    params = context.params
-    if not params.refit or params.calibration is None:
-        return {}, {}
-    kept = {
-        reader.name: (channels[:, None] * group.width + np.arange(group.width)).reshape(-1)
-        for group, channels in chosen
-        for reader in group.readers
-        if group.width
-    }
-    if not kept:
-        return {}, {}
-    visitor = RefitVisitor(source.tensors, kept, params.damp_percent)
-    journal = calibrate(context, source, visitor, f"{part}-refit")
-    evidence, results = journal.evidence(), journal.results()
-    if remark := describe_fallbacks(evidence, "cut without fitting"):
-        context.note(remark)
-    return {name: partial(results.float32, name) for name in kept}, evidence

@@ -29,11 +29,13 @@ Keep = Callable[[torch.Tensor], torch.Tensor]
 class Seen:
     """What the coroutine stops at: linear maps, and the input that they share, [rows, in_features].
 
-    Of an expert of a mixture the rows are those tokens that it was chosen for, possibly none.
+    Of an expert of a mixture the rows are those tokens that it was chosen for, possibly none.  onto: the
+    state that the one map's output is added to as it is, [rows, hidden]; None where it is not.
     """
 
     linears: tuple[Linear, ...]
     inputs: torch.Tensor
+    onto: torch.Tensor | None = None
 
 
 Run = Generator[Seen, None, torch.Tensor]
@@ -67,17 +69,19 @@ class Blocks:
             return (yield from self._parallel(layer, state))
         before = self.model.norm_first
         value = self._norm(layer.attention_norm, state) if before else state
-        update = yield from self._attention(layer.attention, value, value)
+        onto = None if layer.attention_post_norm else state
+        update = yield from self._attention(layer.attention, value, value, onto)
         state = self._add(state, update, layer.attention_post_norm)
         state = state if before else self._norm(layer.attention_norm, state)
         if layer.cross_attention is not None and layer.cross_attention_norm is not None:
             value = self._norm(layer.cross_attention_norm, state) if before else state
-            update = yield from self._attention(layer.cross_attention, value, memory)
+            update = yield from self._attention(layer.cross_attention, value, memory, state)
             state = self._add(state, update, None)
             state = state if before else self._norm(layer.cross_attention_norm, state)
         state = self.keep(state)
         value = self._norm(layer.feed_forward_norm, state) if before else state
-        update = yield from self._feed_forward(layer.feed_forward, self._cast(value))
+        onto = None if layer.feed_forward_post_norm else state
+        update = yield from self._feed_forward(layer.feed_forward, self._cast(value), onto)
         state = self._add(state, update, layer.feed_forward_post_norm)
         return self.keep(state if before else self._norm(layer.feed_forward_norm, state))
 
@@ -94,11 +98,17 @@ class Blocks:
             value = yield from self.show((linear,), self.apply(before, value))
         return self.apply(linear, value)
 
-    def show(self, linears: tuple[Linear, ...], value: torch.Tensor) -> Shown:
-        """Stops at the weights of linear maps that read ``value``, and gives it as it is held."""
+    def show(
+        self, linears: tuple[Linear, ...], value: torch.Tensor, onto: torch.Tensor | None = None
+    ) -> Shown:
+        """Stops at the weights of linear maps that read ``value``, and gives it as it is held.
+
+        onto: see :class:`Seen`.
+        """
         value = self.keep(self._cast(value))
         entries = tuple(linear.entry for linear in linears)
-        yield Seen(entries, value.reshape(-1, value.shape[-1]))
+        flat = None if onto is None or linears[0].first is not None else onto.reshape(-1, onto.shape[-1])
+        yield Seen(entries, value.reshape(-1, value.shape[-1]), flat)
         return value
 
     def _cast(self, value: torch.Tensor) -> torch.Tensor:
@@ -117,27 +127,36 @@ class Blocks:
         is_shared = layer.feed_forward_norm == layer.attention_norm and not isinstance(forward, Mixture)
         first = (*layer.attention.inputs, *(self._entries(forward) if is_shared else ()))
         value = yield from self.show(first, value)
-        update = yield from self._attended(layer.attention, value, value)
+        update = yield from self._attended(layer.attention, value, value, None)
+        onto = state + update.float()
         if is_shared and not isinstance(forward, Mixture):
-            added = yield from self._through(forward, value)
+            added = yield from self._through(forward, value, onto)
         else:
             value = self._norm(layer.feed_forward_norm, state)
-            added = yield from self._feed_forward(forward, self._cast(value))
-        return self.keep(state + (update.float() + added.float()))
+            added = yield from self._feed_forward(forward, self._cast(value), onto)
+        return self.keep(onto + added.float())
 
-    def _attention(self, form: Attention, value: torch.Tensor, source: torch.Tensor | None) -> Shown:
+    def _attention(
+        self,
+        form: Attention,
+        value: torch.Tensor,
+        source: torch.Tensor | None,
+        onto: torch.Tensor | None,
+    ) -> Shown:
         """source: what keys and values are made of; ``value`` itself but for cross-attention."""
         if source is value or source is None:
             value = yield from self.show(form.inputs, value)
-            return (yield from self._attended(form, value, value))
+            return (yield from self._attended(form, value, value, onto))
         value = yield from self.show(form.inputs[:1], value)
         source = yield from self.show(form.inputs[1:], source)
-        return (yield from self._attended(form, value, source))
+        return (yield from self._attended(form, value, source, onto))
 
-    def _attended(self, form: Attention, value: torch.Tensor, source: torch.Tensor) -> Shown:
+    def _attended(
+        self, form: Attention, value: torch.Tensor, source: torch.Tensor, onto: torch.Tensor | None
+    ) -> Shown:
         mixed = yield from self._mixed(form, value, source)
         del value, source
-        mixed = yield from self.show((form.output,), mixed)
+        mixed = yield from self.show((form.output,), mixed, onto)
         return (yield from self.through(form.output, mixed))
 
     def _mixed(self, form: Attention, value: torch.Tensor, source: torch.Tensor) -> Shown:
@@ -181,16 +200,18 @@ class Blocks:
         )
         return query, key, states
 
-    def _feed_forward(self, form: FeedForward | Mixture, value: torch.Tensor) -> Shown:
+    def _feed_forward(
+        self, form: FeedForward | Mixture, value: torch.Tensor, onto: torch.Tensor | None = None
+    ) -> Shown:
         if isinstance(form, Mixture):
             return (yield from self._mixture(form, value))
         value = yield from self.show(self._entries(form), value)
-        return (yield from self._through(form, value))
+        return (yield from self._through(form, value, onto))
 
     def _entries(self, form: FeedForward | Mixture) -> tuple[Linear, ...]:
         return () if isinstance(form, Mixture) else form.linears[:-1]
 
-    def _through(self, form: FeedForward, value: torch.Tensor) -> Shown:
+    def _through(self, form: FeedForward, value: torch.Tensor, onto: torch.Tensor | None) -> Shown:
         kind = self.model.activation
         opened = yield from self.through(form.up, value)
         if form.gate_in_up:
@@ -203,7 +224,7 @@ class Blocks:
         else:
             active = parts.activate(kind, opened)
         del value, opened
-        active = yield from self.show((form.down,), active)
+        active = yield from self.show((form.down,), active, onto)
         return (yield from self.through(form.down, active))
 
     def _mixture(self, form: Mixture, value: torch.Tensor) -> Shown:

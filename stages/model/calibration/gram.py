@@ -38,11 +38,10 @@ def gram(inputs: Sequence[torch.Tensor], pool: ThreadPoolExecutor) -> torch.Tens
 def cross(
     first: Sequence[torch.Tensor], second: Sequence[torch.Tensor], pool: ThreadPoolExecutor
 ) -> torch.Tensor:
-    """YᵀX of two lists of batches [rows, features] with the same rows: float32 [features, features]."""
-    width = first[0].shape[1]
-    found = torch.zeros(width, width, dtype=torch.float32, device=first[0].device)
-    columns = _blocks(width)
-    pieces = [(left, right) for left in columns for right in columns]
+    """YᵀX of two lists of batches with the same rows, [rows, m] and [rows, n]: float32 [m, n]."""
+    sizes = (first[0].shape[1], second[0].shape[1])
+    found = torch.zeros(sizes, dtype=torch.float32, device=first[0].device)
+    pieces = [(left, right) for left in _blocks(sizes[0]) for right in _blocks(sizes[1])]
     for left, right, value in _products(first, second, pieces, pool):
         found[left, right] += value
     return found

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Results = Mapping[str, npt.NDArray[np.generic]]
 
 RECORD = "walk.json"
-DTYPES = {"uint8": "U8", "float32": "F32", "uint16": "U16"}
+DTYPES = {"uint8": "U8", "float32": "F32", "uint16": "U16", "int64": "I64"}
 
 
 @dataclass(frozen=True)

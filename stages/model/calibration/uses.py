@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     import torch
 
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class _Use:
-    """What a weight read in one place; exact: in the network whose weights nothing has replaced."""
+    """What a weight read in one place; exact: in the network whose weights nothing has replaced.
+
+    onto, exact_onto: as in the stop.
+    """
 
     inputs: Inputs
     exact: Inputs | None
+    onto: Inputs | None
+    exact_onto: Inputs | None
 
 
 class Uses:
@@ -62,13 +67,22 @@ class Uses:
                 yield _joined(stop, tuple(linears), earlier)
 
     def _hold(self, stop: Stop) -> _Use:
-        exact = None if stop.exact is None else tuple(map(self._keep, stop.exact))
-        return _Use(tuple(map(self._keep, stop.inputs)), exact)
+        others = (
+            None if each is None else tuple(map(self._keep, each))
+            for each in (stop.exact, stop.onto, stop.exact_onto)
+        )
+        return _Use(tuple(map(self._keep, stop.inputs)), *others)
 
 
 def _joined(stop: Stop, linears: tuple[Linear, ...], earlier: tuple[_Use, ...]) -> Stop:
-    inputs = tuple(each for use in earlier for each in use.inputs) + stop.inputs
-    if stop.exact is None or any(use.exact is None for use in earlier):
-        return replace(stop, linears=linears, inputs=inputs, exact=None)
-    exact = tuple(each for use in earlier for each in use.exact or ()) + stop.exact
-    return replace(stop, linears=linears, inputs=inputs, exact=exact)
+    inputs, exact, onto, exact_onto = (
+        _all([*(getattr(use, name) for use in earlier), getattr(stop, name)])
+        for name in ("inputs", "exact", "onto", "exact_onto")
+    )
+    return replace(stop, linears=linears, inputs=inputs or (), exact=exact, onto=onto, exact_onto=exact_onto)
+
+
+def _all(parts: Sequence[Inputs | None]) -> Inputs | None:
+    """Those of all uses; None where one of them has none."""
+    found = [part for part in parts if part is not None]
+    return tuple(each for part in found for each in part) if len(found) == len(parts) else None

@@ -20,6 +20,7 @@ from ..blocks.layer import Seen
 from ..blocks.network import Batch, State, advance, steps
 from ..blocks.tensors import BlockTensors
 from ..families import Architecture, Linear
+from ..heap import trim_heaps
 from .shelf import Shelf
 from .uses import Uses
 
@@ -38,7 +39,9 @@ class Stop:
 
     inputs: it, batch by batch, [rows, in_features] in the walk's dtype.  exact: the same in the network whose
     weights nothing has replaced; None unless the visitor asks for it, and for the experts of mixtures, whose
-    rows differ between the two.  tensors: to read and replace the maps' weights.
+    rows differ between the two.  tensors: to read and replace the maps' weights.  onto: what the one map's
+    output is added to, float32 [rows, hidden], or None; see :class:`Seen`.  exact_onto: the same of the other
+    network, where ``exact`` is there too.
     """
 
     linears: tuple[Linear, ...]
@@ -46,6 +49,8 @@ class Stop:
     exact: tuple[torch.Tensor, ...] | None
     tensors: BlockTensors
     pool: ThreadPoolExecutor
+    onto: tuple[torch.Tensor, ...] | None = None
+    exact_onto: tuple[torch.Tensor, ...] | None = None
 
     @property
     def rows(self) -> int:
@@ -110,6 +115,7 @@ class Walk:
                 # What is held for a later use is in no record: the work goes on from where nothing was.
                 if not uses:
                     journal.save(step.name, *visitor.collect(), [] if last else flat)
+                trim_heaps()
         progress(len(todo), len(todo), "calibrated")
 
     def _steps(self, wanted: Collection[str]) -> Iterator[tuple[Step, bool]]:
@@ -180,7 +186,10 @@ class Walk:
         inputs = [tuple(seen.inputs for seen in stream) for stream in found]
         is_routed = any(linear.name in self.model.routed for linear in linears)
         exact = inputs[1] if len(inputs) > 1 and not is_routed else None
-        return Stop(linears, inputs[0], exact, tensors, pool)
+        onto = [tuple(seen.onto for seen in stream if seen.onto is not None) or None for stream in found]
+        return Stop(
+            linears, inputs[0], exact, tensors, pool, onto[0], onto[-1] if exact is not None else None
+        )
 
 
 def _advance(runs: Sequence[Run], step: Step, pool: ThreadPoolExecutor) -> list[Any]:

@@ -145,3 +145,36 @@ def test_a_longer_context_than_the_original_rotates_by_the_long_factors(
     for length in (20, 40):
         found = walk(tmp_path, length=length)
         torch.testing.assert_close(found, expected(tmp_path, "phi3", length), rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma"])
+def test_what_a_map_gives_is_added_to_what_it_is_shown_with(family: str, tiny_checkpoint: Any) -> None:
+    import torch
+
+    onto: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+
+    def visit(tensors: Any, seen: Seen) -> None:
+        if seen.onto is not None:
+            (linear,) = seen.linears
+            bias = tensors.vector(linear.bias) if linear.bias else 0.0
+            onto.append(seen.onto.clone())
+            given.append(seen.inputs @ tensors.original(linear).T + bias)
+
+    walk(tiny_checkpoint(family), visit)
+    assert len(onto) == 4
+    for before, added, behind in zip(onto, given, onto[1:], strict=False):
+        torch.testing.assert_close(before + added, behind, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_whose_output_is_normed_or_weighed_first_are_shown_with_nothing(tiny_checkpoint: Any) -> None:
+    for family in ("gemma2", "mixtral"):
+        shown: list[str] = []
+        walk(
+            tiny_checkpoint(family),
+            lambda _tensors, seen, shown=shown: shown.extend(
+                linear.name for linear in seen.linears if seen.onto is not None
+            ),
+        )
+        assert all("o_proj" in name for name in shown), family
+        assert bool(shown) == (family == "mixtral")

@@ -69,3 +69,13 @@ def test_half_precision_products_are_summed_in_float32() -> None:
     with ThreadPoolExecutor(1) as pool:
         found = gram(parts, pool).double()
     assert float((found - whole.T @ whole).norm() / (whole.T @ whole).norm()) < 2e-3
+
+
+def test_a_cross_product_takes_lists_of_two_widths() -> None:
+    import torch
+    from ingot.stages.model.calibration.gram import cross
+
+    first, second = batches(300, (30, 4)), batches(700, (30, 4), seed=1)
+    with ThreadPoolExecutor(2) as pool:
+        found = cross(first, second, pool)
+    torch.testing.assert_close(found, torch.cat(first).T @ torch.cat(second), rtol=1e-5, atol=1e-4)
