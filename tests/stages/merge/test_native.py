@@ -104,6 +104,16 @@ def test_they_agree_on_tensors_that_are_sampled_and_span_many_blocks(stored, bot
     assert fast == slow
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("kind", ["plain", "few", "odd"])
+def test_they_agree_on_votes_of_few_and_of_many(stored, both, number, kind):
+    generator = torch.Generator().manual_seed(number)
+    base, *others = [stored(numbers(generator, 2_000, kind, torch.bfloat16)) for _ in range(number + 1)]
+    each = [{"weight": 0.4 - 0.3 * place, "density": (0.5, 0.3)[place % 2]} for place in range(number)]
+    fast, slow = both(task_of("dare_ties", others, base, each, torch.bfloat16, lambda_=0.7))
+    assert fast == slow
+
+
 def test_a_library_of_another_kind_is_not_used(tmp_path):
     (tmp_path / "kernels.so").write_bytes(b"\x7fELF and nothing else")
     assert native.load(tmp_path / "kernels.so") is None
