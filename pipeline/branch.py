@@ -85,7 +85,9 @@ class Branch:
                 fix=f"let the target take another node: {FROM}: NODE",
             )
         is_artifact = kind not in (CHECKPOINT, QUANTIZED)
-        plain = self._twin(self._source) if is_artifact else self._plain()
+        plain = self._twin(self._source) if is_artifact else None
+        if plain is None and self._stage(EXPORT, self._settings).output in base.RUNNABLE:
+            plain = self._plain()
         reference = self._measure("reference", {"model": self._reference})
         model = self._quantize() if kind == CHECKPOINT else self._unquantized()
         artifact = self._unexported() if is_artifact else self._artifact(model)
@@ -95,7 +97,9 @@ class Branch:
         self._check_accepted(width, method)
         self._check_limits_of_device((width, floats))
         quality = self._measure("quality", {"artifact": artifact, "reference": reference})
-        cost = self._measure("cost", {"artifact": artifact, "reference": plain, "source": self._model})
+        # What nothing here runs is compared with nothing: its twin would be built in vain.
+        twin = plain or artifact
+        cost = self._measure("cost", {"artifact": artifact, "reference": twin, "source": self._model})
         added = self._added_metrics(quality)
         gates = self._gates(width)
         require_measured(gates, added)
@@ -202,7 +206,13 @@ class Branch:
     def _because(self, family: str) -> str:
         """Why a profile's rules chose the method of a family; empty where somebody else did."""
         method = self._settings.get((family, METHOD))
-        return next((rule.because for rule in reversed(self._rules) if method in rule.settings), "")
+        if method is None:
+            return ""
+        # By where it was written: what is delivered beside a target's own is a setting of another name there.
+        stated = (
+            rule for rule in reversed(self._rules) for each in rule.settings if each.origin == method.origin
+        )
+        return next((rule.because for rule in stated), "")
 
     def _add(
         self,
@@ -276,6 +286,8 @@ class Branch:
         places = verify.places_of(form)
         if self._floats(artifact) == FLOATS["bfloat16"]:
             places = tuple(place for place in places if place != HOST)  # no processor's kernels take it
+        if form in base.DELIVERED:
+            return {"format": Setting((kind, "format"), form, f"profile {self._profile.name}")}
         if DEVICE not in places or (kind == "quality" and HOST in places):
             return {}
         origin = f"profile {self._profile.name} (verify)"

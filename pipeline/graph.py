@@ -182,8 +182,9 @@ class Builder:
         """Lets ``known`` do the work of ``node`` too; a node that targets share belongs to none of them."""
         if known.name != node.name:
             self._aliases[node.name] = known.name
-        if known.target != node.target:
-            self._nodes[known.name] = replace(known, target=None)
+        reason = known.reason if node.reason in known.reason else f"{known.reason}; {node.reason}"
+        target = known.target if known.target == node.target else None
+        self._nodes[known.name] = replace(known, target=target, reason=reason)
         return known.name
 
     def _check_edges(self, node: Node, where: str | None) -> None:

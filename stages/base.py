@@ -35,6 +35,8 @@ Progress = Callable[[int, int, str], None]
 ENTRY_POINTS = "ingot.stages"
 # The artifact kinds that a runtime of `targets/runtimes/` opens as a session.
 RUNNABLE = ("onnx", "aoti")
+# Those that a target delivers, and that something else runs; what measures them waits for that.
+DELIVERED = ("tensorrt-engine", "packed-checkpoint")
 
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",
@@ -100,6 +102,7 @@ BUILTIN: Mapping[str, str] = {
     "export.onnx_nvidia": "ingot.stages.export.onnx.nvidia",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",
     "export.aoti_cuda": "ingot.stages.export.aoti.stage",
+    "export.tensorrt": "ingot.stages.export.tensorrt.stage",
     "export.checkpoint": "ingot.stages.export.checkpoint.stage",
     "validate.reference": "ingot.stages.validate.reference",
     "validate.quality": "ingot.stages.validate.quality",

@@ -16,7 +16,7 @@ from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ...targets.nvml import Watch
 from ...targets.runtimes.program import CUDA
-from ..base import RUNNABLE, Context, Result, stage
+from ..base import DELIVERED, RUNNABLE, Context, Result, stage
 from .device import DEVICE_DOC, DEVICES, FORMAT_DOC, SM_DOC, requirements, versions
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class Series:
     "validate.cost",
     params=CostParams,
     inputs={
-        "artifact": RUNNABLE,
-        "reference": RUNNABLE,
+        "artifact": (*RUNNABLE, *DELIVERED),
+        "reference": (*RUNNABLE, *DELIVERED),
         "source": ("checkpoint", "quantized-checkpoint"),
     },
     output="measurements",

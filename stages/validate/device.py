@@ -17,6 +17,17 @@ FORMAT_DOC = "the kind of the artifact, filled in from the target where it runs 
 SM_DOC = "the lowest compute capability, times ten, of the profile's device; 0 for any"
 # What opens an ONNX graph on a GPU; the package for processors does not.
 ONNXRUNTIME_GPU = "onnxruntime-gpu"
+# What Ingot writes and others run: what is missing to measure it, and what to do.
+OTHERS = {
+    "tensorrt-engine": (
+        "a runtime of Ingot's for TensorRT engines",
+        "run it with its library on the GPU that it was built for; the graph it was built from is measured",
+    ),
+    "packed-checkpoint": (
+        "a runtime of Ingot's for packed checkpoints",
+        "load it in vLLM, TensorRT-LLM or transformers; the same codes in ONNX are measured",
+    ),
+}
 LATER = "run `ingot validate DELIVERY` on a machine that has one"
 DEVICE_DOC = "where the artifact runs; a target that is for a GPU says cuda, and is unverified without one"
 
@@ -39,6 +50,9 @@ class OnDevice(Protocol):
 
 def requirements(params: OnDevice) -> tuple[Requirement, ...]:
     """The device, and what opens the artifact on it; where they are missing the target is unverified."""
+    if params.format in OTHERS:
+        name, fix = OTHERS[params.format]
+        return (Requirement(name, False, fix, is_device=True),)
     if params.device != CUDA:
         return ()
     found = [Requirement(name, met, fix, is_device=True) for name, met, fix in _needs(params)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...artifacts.errors import StageError
 from ...artifacts.schema import param
-from ..base import RUNNABLE, Context, Result, stage
+from ..base import DELIVERED, RUNNABLE, Context, Result, stage
 from . import plugins
 from .device import DEVICE_DOC, DEVICES, FORMAT_DOC, SM_DOC, requirements, versions
 
@@ -59,7 +59,7 @@ def sources(params: QualityParams) -> Mapping[str, Path]:
 @stage(
     "validate.quality",
     params=QualityParams,
-    inputs={"artifact": RUNNABLE, "reference": ("logits",)},
+    inputs={"artifact": (*RUNNABLE, *DELIVERED), "reference": ("logits",)},
     output="measurements",
     version=1,
     determinism="bitwise",
