@@ -15,6 +15,7 @@ import os
 import re
 import sysconfig
 import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,7 @@ def compile_packages(path: Path, about: Mapping[str, Any], device: str, into: Pa
                         program, package_path=str(Path(made) / f"{name}.pt2")
                     )
             except Exception as error:
+                traceback.print_exception(error)  # for the log: compilers say much more than a line
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise StageError(
                     f"AOTInductor does not compile {name} for {device}: {reason}",
