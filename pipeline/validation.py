@@ -11,7 +11,9 @@ the reference's artifact is named to take turns with: without it, bounds on a ch
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import tempfile
 import time
@@ -23,7 +25,7 @@ from typing import Any
 from .. import __version__
 from ..artifacts import schema
 from ..artifacts.digest import digest_file
-from ..artifacts.errors import CorruptError, InputError, RequirementError
+from ..artifacts.errors import CorruptError, InputError, RequirementError, StageError
 from ..artifacts.files import check_relative, storage, write_whole
 from ..artifacts.manifest import Artifact, ArtifactRecord, FileRecord
 from ..artifacts.store import Store
@@ -46,6 +48,7 @@ from .rules import read_bound
 from .run import environment
 
 SCHEMA = "ingot/verification/v1"
+PREPARING_LOG = "preparing.log"
 QUALITY, COST = "validate.quality", "validate.cost"
 Progress = Callable[[int, int, str], None]
 
@@ -101,7 +104,7 @@ def validate(
     artifact = _artifact(delivery, manifest)
     reference = _reference(delivery, plan, options)
     started, clock = utc_now(), time.monotonic()
-    notes = [note for note in (prepare(delivery),) if note]
+    notes = [note for note in (_prepared(delivery),) if note]
     with tempfile.TemporaryDirectory(prefix="ingot-validate-") as scratch:
         room = _Room(
             Store.open(Path(scratch) / "store"), Path(scratch), options.threads, progress, notes.append
@@ -139,6 +142,19 @@ def validate(
         path.parent.mkdir(exist_ok=True)
         write_whole(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return Verification(name, path, str(manifest["target"]), form, verdict, facts, tuple(notes), document)
+
+
+def _prepared(delivery: Path) -> str:
+    """What had to be made for this machine; when that fails, what a compiler said is kept."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return prepare(delivery)
+    except StageError as error:
+        log = delivery / PREPARING_LOG
+        with storage(log):
+            log.write_text(said.getvalue(), "utf-8")
+        raise StageError(error.what, where=str(log), fix=error.fix) from None
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import ingot
 import pytest
-from ingot.artifacts.errors import CorruptError, InputError, RequirementError
+from ingot.artifacts.errors import CorruptError, InputError, RequirementError, StageError
 from ingot.artifacts.store import Store
 from ingot.pipeline import plan as plans
-from ingot.pipeline import requirements
+from ingot.pipeline import requirements, validation
 from ingot.pipeline.cli.plan_view import show_plan
 from ingot.pipeline.validation import Options, validate
 from ingot.stages import base
@@ -167,6 +167,20 @@ def test_a_device_that_is_missing_here_too_is_named_with_its_remedy(
     with pytest.raises(RequirementError, match="lacks a phone") as caught:
         validate(delivery, Options())
     assert caught.value.fix == "plug one in"
+
+
+def test_what_a_compiler_said_when_it_failed_is_kept_beside_the_manifest(
+    delivery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_path: Path) -> str:
+        sys.stderr.write("g++: not here\n")
+        raise StageError("it does not compile", fix="install g++")
+
+    monkeypatch.setattr(validation, "prepare", failing)
+    with pytest.raises(StageError, match="does not compile") as caught:
+        validate(delivery, Options())
+    assert caught.value.where == str(delivery / "preparing.log")
+    assert (delivery / "preparing.log").read_text("utf-8") == "g++: not here\n"
 
 
 def test_a_delivery_that_passed_takes_its_reference_from_the_store_or_from_where_it_is_told(
