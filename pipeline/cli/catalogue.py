@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...artifacts import schema
+from ...artifacts.errors import RecipeError
 from ...stages import base
 from ...targets import profile as profiles
 
@@ -32,9 +33,17 @@ def stages_command(name: str | None) -> None:
 
 @click.command("targets", short_help="The target profiles.")
 @click.argument("name", required=False)
-def targets_command(name: str | None) -> None:
+@click.option("--model", help="Say what NAME chooses for this model, and why.")
+def targets_command(name: str | None, model: str | None) -> None:
     """List the targets, or show all that NAME (or the profile in a .yaml file) decides, and why."""
-    click.echo(target_page(profiles.get(name)) if name else target_list())
+    if model is None:
+        click.echo(target_page(profiles.get(name)) if name else target_list())
+        return
+    if name is None:
+        raise RecipeError("--model asks what a target chooses", fix="name one: ingot targets NAME --model M")
+    from .chosen import chosen_page
+
+    click.echo(chosen_page(name, model))
 
 
 def stage_list() -> str:

@@ -28,6 +28,7 @@ from .model import (
     TargetReport,
     Width,
 )
+from .verified import verified
 from .weights import layer_errors, tensor_evidence, weight_groups, worst_tensors
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         notes=(*leaf.notes, *(note for name in branch for note in results[name].notes)),
         cell_of=leaf.cell_of,
         cell=leaf.cell,
+        kind=artifact.kind if artifact else "",
+        verified=verified(graph, leaf, results),
     )
 
 

@@ -25,6 +25,7 @@ from .figures import Figure
 from .golden import golden_texts
 from .overview import alone, overviews
 from .svg import Fragment
+from .verified import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,6 +90,7 @@ def render_html(report: RunReport) -> str:
         counts=_counts(report),
         groups=list(_groups(report)),
         sizes=plots.size_bars(report.model.weight_bytes, report.targets.values()),
+        lines=side_by_side(report.targets.values()),
         overviews=overviews(report.targets),
         alone=alone(report.targets),
         predicted=prediction_basis(report.nodes),

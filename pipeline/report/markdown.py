@@ -10,12 +10,14 @@ from ..metrics import metric_title
 from ..units import show, show_count, show_delta, show_interval, show_seconds
 from .html import SENTENCES, WORDS
 from .overview import overviews
+from .verified import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from .model import Expected, NodeReport, RunReport, TargetReport
     from .overview import Overview
+    from .verified import Line
 
 # By this a bot finds its earlier comment and replaces it.
 MARKER = "<!-- ingot report -->"
@@ -36,6 +38,7 @@ def render_markdown(report: RunReport) -> str:
         ),
         "",
     ]
+    lines += _side_by_side(side_by_side(report.targets.values()))
     matrices = [overview for overview in overviews(report.targets) if overview.title]
     cells = {target.name for overview in matrices for target in overview.targets}
     for overview in matrices:
@@ -70,6 +73,21 @@ def _target(target: TargetReport) -> Iterator[str]:
     yield ""
     if target.delivery:
         yield f"Delivered to `{code(target.delivery)}`."
+        yield ""
+
+
+def _side_by_side(targets: Sequence[Line]) -> Iterator[str]:
+    """A line for each target; nothing where there is nothing to compare."""
+    if targets:
+        head = ("Target", "Artifact", "", "Size", "Quality", "Cost", "Verified")
+        rows = (
+            (
+                escape(line.target.name), escape(line.artifact), SYMBOLS[line.target.status], line.size,
+                escape(line.quality), escape(line.cost), line.verified,
+            )
+            for line in targets
+        )  # fmt: skip
+        yield from table(head, rows)
         yield ""
 
 

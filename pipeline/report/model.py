@@ -154,6 +154,7 @@ class TargetReport:
     worst_tensors: those that rounding changed most.  layer_errors: of what they give, layer by layer.
     evidence: all that was observed of each weight.  sources: all that it is made of.  sweep: its cells, whose
     sides are `reference` and `value`.  steps: the stages from the source to the artifact.
+    kind: of the artifact, such as `onnx`.  verified: what was measured → where, see `verified.py`.
     """
 
     name: str
@@ -186,6 +187,8 @@ class TargetReport:
     sweep: tuple[SweepCell, ...] = ()
     golden: tuple[Golden, ...] = ()
     steps: tuple[Step, ...] = ()
+    kind: str = ""
+    verified: Facts = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -248,6 +251,7 @@ def _target_summary(target: TargetReport) -> dict[str, object]:
         "status": target.status,
         "delivery": target.delivery,
         "artifact": target.artifact,
+        "verified": dict(target.verified),
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in target.files],
         "metrics": {name: metric_summary(metric) for name, metric in target.metrics.items()},
     }

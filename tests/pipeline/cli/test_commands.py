@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -100,7 +100,7 @@ class TestCatalogues:
         assert {row.split()[0] for row in rows} == set(profile.names())
         statuses = [row.split()[1] for row in rows]
         assert statuses == sorted(statuses)
-        assert set(statuses) == {"built", "planned"}
+        assert set(statuses) <= {"built", "planned"}
         assert all(profile.get(row.split()[0]).summary in row for row in rows)
 
     def test_a_target_is_shown_with_its_choices_reasons_gates_and_limits(self, here: Here) -> None:
@@ -116,8 +116,26 @@ class TestCatalogues:
         assert "  onnxruntime: >=" in told
         assert "  opset: 7 to 24\n" in told
 
-    def test_a_target_that_is_planned_says_so(self, here: Here) -> None:
-        assert here("targets", "nvidia").out.startswith("nvidia  (planned, runtime tensorrt)\n")
+    def test_a_target_that_is_planned_says_so(self, here: Here, tmp_path: Path) -> None:
+        (tmp_path / "soon.yaml").write_text("summary: later\nstatus: planned\nruntime: tensorrt\n")
+        assert here("targets", "soon.yaml").out.startswith("soon  (planned, runtime tensorrt)\n")
+
+    def test_a_target_explains_what_it_chooses_for_a_model(self, here: Here, tiny_checkpoint: Any) -> None:
+        told = here("targets", "nvidia-sm80", "--model", str(tiny_checkpoint("llama"))).out
+        assert told.startswith("nvidia-sm80 for llama, ")
+        assert "  export.onnx_nvidia\n" in told
+        assert "    sm: 80  [profile nvidia-sm80 (limits)]\n" in told
+        assert "what runs on nvidia-sm80, through tensorrt\n" in told
+        assert "  perplexity.max_increase: 0.5%" in told
+        assert "  quality: on this host\n  cost: on the device\n    lacks an NVIDIA GPU of SM 80" in told
+
+    def test_a_target_that_cannot_hold_a_model_says_why(
+        self, here: Here, tiny_checkpoint: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "chip.yaml").write_text("summary: c\nextends: nvidia\nlimits: {device_memory: 10kB}\n")
+        told = here("targets", "chip.yaml", "--model", str(tiny_checkpoint("llama")))
+        assert told.code == 2
+        assert "breaks the rule memory.device" in told.err
 
     def test_a_profile_of_ones_own_is_shown_by_its_path(self, here: Here, tmp_path: Path) -> None:
         text = "summary: the box\nextends: cpu-int8\nmeasure: {cost: {repeats: 9}}\n"
