@@ -81,7 +81,8 @@ def test_junit_survives_what_xml_cannot_hold(samples: ModuleType) -> None:
 def test_markdown_has_a_row_for_every_metric(mixed: model.RunReport) -> None:
     text = render_markdown(mixed)
     assert text.startswith("<!-- ingot report -->\n## 🛑 Error: ingot-tiny")
-    tables = re.findall(r"\|---\|(?:---:\|)+\n((?:\|.*\n)+)", text)
+    compared, *tables = re.findall(r"\|---\|(?:---:\|)+\n((?:\|.*\n)+)", text)
+    assert compared.count("\n") == len(mixed.targets)
     with_metrics = [target for target in mixed.targets.values() if target.metrics]
     assert [table.count("\n") for table in tables] == [len(target.metrics) for target in with_metrics]
     assert all(row.count(" | ") == 6 for table in tables for row in table.splitlines())
@@ -142,7 +143,7 @@ def test_the_summary_has_the_shape_that_json_output_promises(mixed: model.RunRep
         "run": mixed.run, "verdict": "error", "exit_code": 4, "report": "ingot-out/report.html",
     }  # fmt: skip
     good = found["targets"]["good"]
-    assert set(good) == {"status", "delivery", "artifact", "files", "metrics"}
+    assert set(good) == {"status", "delivery", "artifact", "verified", "files", "metrics"}
     assert set(good["metrics"]["perplexity"]) == {
         "reference", "value", "delta", "low", "high", "n", "tokens", "documents", "unit",
     }  # fmt: skip
