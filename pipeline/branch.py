@@ -42,6 +42,10 @@ FLOATS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 HOST, DEVICE, CUDA = "host", "device", "cuda"
 RANGES = ("onnxruntime", "opset", "ir_version")
 TWIN = "what cost is compared with"
+EMULATED = "emulated"
+PAIRS = "seq2seq-lm"
+# The stages whose names say more than the section of their parameters does.
+VALIDATORS = {EMULATED: "validate.emulated_arm"}
 
 
 class Branch:
@@ -100,6 +104,7 @@ class Branch:
         # What nothing here runs is compared with nothing: its twin would be built in vain.
         twin = plain or artifact
         cost = self._measure("cost", {"artifact": artifact, "reference": twin, "source": self._model})
+        emulated = self._emulated(artifact, reference)
         added = self._added_metrics(quality)
         gates = self._gates(width)
         require_measured(gates, added)
@@ -115,7 +120,17 @@ class Branch:
             {name: versions for name, versions in runtimes.items() if versions},
             cell_of=self._target.name if self._cell.settings else None,
             cell=self._cell.labels(),
+            emulated=emulated,
         )
+
+    def _emulated(self, artifact: str, reference: str) -> str | None:
+        """The node that runs the artifact on emulated processors, where the profile says that it can be."""
+        kind = self._draft.builder.output_kind(artifact)
+        is_possible = EMULATED in self._profile.verify.places_of(kind)
+        if not is_possible or self._draft.facts["task"] == PAIRS:
+            self._refuse_own(EMULATED)
+            return None
+        return self._measure(EMULATED, {"artifact": artifact, "reference": reference})
 
     def _layered(self, rules: Sequence[Rule]) -> Settings:
         """The settings that hold for the target, over those of its profile."""
@@ -266,7 +281,7 @@ class Branch:
         owner = self._name if "artifact" in inputs else None
         name = f"{kind}@{self._name}" if owner else kind
         reason = f"measures {inputs['artifact']}" if owner else "what quality is compared with"
-        stage = base.get(f"validate.{kind}")
+        stage = base.get(VALIDATORS.get(kind, f"validate.{kind}"))
         where = self._recipe.origins.get(kind, self._where)
         settings = {**self._placed(kind, inputs.get("artifact")), **section(self._settings, kind)}
         added = self._draft.add(

@@ -53,10 +53,11 @@ class GateRule:
 class Leaf:
     """Where a target's branch ends: the nodes whose outputs are delivered and judged.
 
-    artifact: the node whose output is shipped.  quality, cost: the nodes that measure it.  profile: the
-    profile's name.  requires: distribution → versions that the target's runtime has, so that measuring it
-    here tells of it.  notes: what the report must say of this target.  cell_of, cell: the target that a
-    matrix fans out, and this cell's values.  is_chosen: `--select` named it.
+    artifact: the node whose output is shipped.  quality, cost, emulated: the nodes that measure it, the last
+    where its target's processors can be emulated.  profile: the profile's name.  requires: distribution →
+    versions that the target's runtime has, so that measuring it here tells of it.  notes: what the report
+    must say of this target.  cell_of, cell: the target that a matrix fans out, and this cell's values.
+    is_chosen: `--select` named it.
     """
 
     target: str
@@ -70,6 +71,7 @@ class Leaf:
     cell_of: str | None = None
     cell: Mapping[str, str] = field(default_factory=dict)
     is_chosen: bool = False
+    emulated: str | None = None
 
     @property
     def is_delivered(self) -> bool:
@@ -79,7 +81,7 @@ class Leaf:
     @property
     def nodes(self) -> tuple[str, ...]:
         """The leaf nodes, artifact first."""
-        return self.artifact, self.quality, self.cost
+        return (self.artifact, self.quality, self.cost, *((self.emulated,) if self.emulated else ()))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ Progress = Callable[[int, int, str], None]
 
 ENTRY_POINTS = "ingot.stages"
 # The artifact kinds that a runtime of `targets/runtimes/` opens as a session.
-RUNNABLE = ("onnx", "aoti")
+RUNNABLE = ("onnx", "aoti", "executorch")
 # Those that a target delivers, and that something else runs; what measures them waits for that.
 DELIVERED = ("tensorrt-engine", "packed-checkpoint")
 
@@ -98,6 +98,7 @@ BUILTIN: Mapping[str, str] = {
     "quantize.llmcompressor": "ingot.stages.quantize.llmcompressor",
     "quantize.gptqmodel": "ingot.stages.quantize.gptqmodel",
     "export.onnx": "ingot.stages.export.onnx.stage",
+    "export.executorch": "ingot.stages.export.mobile.executorch",
     "export.onnx_mobile": "ingot.stages.export.onnx.mobile",
     "export.onnx_nvidia": "ingot.stages.export.onnx.nvidia",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",
@@ -107,6 +108,7 @@ BUILTIN: Mapping[str, str] = {
     "validate.reference": "ingot.stages.validate.reference",
     "validate.quality": "ingot.stages.validate.quality",
     "validate.cost": "ingot.stages.validate.cost",
+    "validate.emulated_arm": "ingot.stages.validate.emulated_arm",
 }
 
 

@@ -338,6 +338,18 @@ def export_onnx_mobile(params: Any, work: Work) -> Estimate:
     )
 
 
+def export_executorch(_params: Any, work: Work) -> Estimate:
+    """Lowering takes its time by operators, not by weights: of a small network about a minute."""
+    quantized = any(kind == "quantized-checkpoint" for kind, _ in work.inputs.values())
+    output = (work.input_bytes if quantized else FLOAT32 * work.parameters) + SIDECARS
+    return Estimate(
+        (90 if quantized else 45) + 2e-8 * work.parameters,
+        TORCH_BYTES + 3 * FLOAT32 * work.parameters,
+        output,
+        mapped_bytes=work.input_bytes // 2,
+    )
+
+
 def export_transformers(_params: Any, work: Work) -> Estimate:
     """Loaded and run in torch, written, and run in onnxruntime: the weights twice at once."""
     output = FLOAT32 * work.parameters
@@ -399,6 +411,13 @@ def cost(params: Any, work: Work) -> Estimate:
     return Estimate(0.5 + params.repeats * repeat, RUNTIME_BYTES + 4 * largest // 3, 20_000)
 
 
+def emulated(params: Any, work: Work) -> Estimate:
+    """The artifact on this host, then on each processor some hundreds of times as slow, one after another."""
+    _, artifact = work.inputs.get("artifact", ("", 0))
+    each = 20 + 4e-9 * work.parameters * 2 * params.tokens
+    return Estimate(RUNTIME_SECONDS + len(params.processors) * each, RUNTIME_BYTES + 3 * artifact, 5000)
+
+
 def typical(_params: Any, work: Work) -> Estimate:
     """A stage that says nothing of itself: a process that holds three times what it takes."""
     output = max((size for _, size in work.inputs.values()), default=work.weight_bytes)
@@ -445,6 +464,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "quantize.llmcompressor": foreign,
     "quantize.gptqmodel": foreign,
     "export.onnx": export_onnx,
+    "export.executorch": export_executorch,
     "export.onnx_mobile": export_onnx_mobile,
     "export.onnx_nvidia": export_onnx,
     "export.transformers": export_transformers,
@@ -453,6 +473,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "validate.reference": reference,
     "validate.quality": quality,
     "validate.cost": cost,
+    "validate.emulated_arm": emulated,
 }
 
 

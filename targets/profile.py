@@ -43,7 +43,7 @@ Rules = tuple[Rule, ...]
 PROFILES = Path(__file__).parent / "profiles"
 ENTRY_POINTS = "ingot.targets"
 STAGE_SECTIONS = ("quantize", "export")
-MEASURE_SECTIONS = ("reference", "quality", "cost")
+MEASURE_SECTIONS = ("reference", "quality", "cost", "emulated")
 SECTIONS = (*STAGE_SECTIONS, *MEASURE_SECTIONS)
 # What a target ships beside its own artifact: a name → the method that exports it, or a mapping with one.
 DELIVERS = "delivers"

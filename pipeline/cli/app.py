@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "baseline": ("baseline", "Pin what a run measured, and hold later runs against it."),
     "generate": ("use", "Continue a prompt with a delivery or an exported artifact."),
     "bench": ("bench", "Measure load, prefill, decode and memory of a delivery."),
+    "setup": ("setup", "Set up what checks of a target need, such as arm-emulation."),
     "targets": ("catalogue", "The target profiles, or all that one of them decides."),
     "stages": ("catalogue", "The stages, or one with its parameters, defaults and meanings."),
     "ls": ("store", "List what is in the store."),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BITS = (2, 3, 4, 8)
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 FLOAT_BITS = 16
+LIKE_OTHERS = -1
 OVERRIDABLE: Mapping[str, tuple[object, ...]] = {
     "bits": (*BITS, FLOAT_BITS),
     "group_size": GROUP_SIZES,
@@ -45,6 +46,12 @@ class WeightParams:
         choices=(4, 8, FLOAT_BITS),
         doc="bits of the token embedding, 16 leaves it; 8 costs nothing",
     )
+    head_group_size: int = param(
+        LIKE_OTHERS,
+        choices=(LIKE_OTHERS, *GROUP_SIZES),
+        doc="input features that share a scale in the output head and the embedding; -1 is group_size, 0 a "
+        "whole row, the one form of 8 bits that XNNPACK on phones takes",
+    )
     ignore: tuple[str, ...] = param((), doc="patterns of weights to leave, such as *.down_proj.weight")
     overrides: Mapping[str, Mapping[str, object]] | None = param(
         None,
@@ -54,9 +61,10 @@ class WeightParams:
 
     def choice(self) -> Choice:
         """What the parameters ask for."""
+        size = self.group_size if self.head_group_size == LIKE_OTHERS else self.head_group_size
 
         def form(bits: int) -> WeightFormat | None:
-            return None if bits == FLOAT_BITS else WeightFormat(bits, self.group_size, self.sym)
+            return None if bits == FLOAT_BITS else WeightFormat(bits, size, self.sym)
 
         return Choice(
             linear=WeightFormat(self.bits, self.group_size, self.sym),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...artifacts.errors import InputError
 from . import sampling as sampling_rules
 
 if TYPE_CHECKING:
@@ -53,3 +54,26 @@ def generate(
             break
         last = (tokens, running.copy())
     return rows
+
+
+def left_padded(prompts: Sequence[Sequence[int]], context: int, padding: int) -> tuple[Ids, Ids]:
+    """Prompts as ids and mask int64 [batch, longest], padded on the left with the id ``padding``.
+
+    Raises InputError for an empty prompt and for one that leaves no room in the context.
+    """
+    import numpy as np
+
+    longest = max(len(prompt) for prompt in prompts)
+    ids = np.full((len(prompts), longest), padding, np.int64)
+    mask = np.zeros((len(prompts), longest), np.int64)
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {row + 1} is empty", fix="give at least one token")
+        if len(prompt) >= context:
+            raise InputError(
+                f"prompt {row + 1} has {len(prompt)} tokens, the model's context {context}",
+                fix=f"give at most {context - 1}, so that one can follow",
+            )
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    return ids, mask

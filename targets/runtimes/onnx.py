@@ -108,7 +108,7 @@ class OnnxSession:
 
         if not prompts:
             return []
-        ids, mask = self._left_padded(prompts)
+        ids, mask = generation.left_padded(prompts, self._info.context, PADDING)
         past: Cache | None = None
 
         def advance(last: tuple[Ids, Bools] | None) -> Floats:
@@ -138,25 +138,6 @@ class OnnxSession:
         new = input_ids.shape[1]
         logits = self.logits(whole, attention_mask)[:, whole.shape[1] - new :]
         return logits[:, logits_from:], Cache({SEQUENCE: whole}, whole.shape[1])
-
-    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
-        """Prompts as ids and mask [batch, longest], padded on the left."""
-        import numpy as np
-
-        longest = max(len(prompt) for prompt in prompts)
-        ids = np.full((len(prompts), longest), PADDING, np.int64)
-        mask = np.zeros((len(prompts), longest), np.int64)
-        for row, prompt in enumerate(prompts):
-            if not prompt:
-                raise InputError(f"prompt {row + 1} is empty", fix="give at least one token")
-            if len(prompt) >= self._info.context:
-                raise InputError(
-                    f"prompt {row + 1} has {len(prompt)} tokens, the model's context {self._info.context}",
-                    fix=f"give at most {self._info.context - 1}, so that one can follow",
-                )
-            ids[row, longest - len(prompt) :] = prompt
-            mask[row, longest - len(prompt) :] = 1
-        return ids, mask
 
     def _feeds(self, input_ids: Ids, attention_mask: Ids | None, past: Cache | None) -> dict[str, Any]:
         import numpy as np

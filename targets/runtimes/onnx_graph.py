@@ -102,8 +102,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def session_info(about: Mapping[str, Any], version: str) -> SessionInfo:
-    """What `ingot.json` says of a model; version: of onnxruntime."""
+def session_info(about: Mapping[str, Any], version: str, runtime: str = "onnxruntime") -> SessionInfo:
+    """What `ingot.json` says of a model; version: of the runtime."""
     encoder = about.get("encoder") or {}
     return SessionInfo(
         task=str(about["task"]),
@@ -116,7 +116,7 @@ def session_info(about: Mapping[str, Any], version: str) -> SessionInfo:
         bos_id=about.get("bos_id"),
         eos_ids=tuple(about.get("eos_ids") or ()),
         pad_id=about.get("pad_id"),
-        runtime="onnxruntime",
+        runtime=runtime,
         runtime_version=version,
         source_context=int(encoder.get("context", 0)),
         decoder_start_id=int(about.get("decoder_start_id") or 0),

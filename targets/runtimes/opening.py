@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .base import PairSession, Session
 
-FORMATS = (ONNX, AOTI) = ("onnx", "aoti")
+FORMATS = (ONNX, AOTI, EXECUTORCH) = ("onnx", "aoti", "executorch")
 
 
 def format_of(path: Path) -> str:
@@ -48,10 +48,15 @@ def import_runtime(path: Path) -> None:
 
     Raises InputError for what :func:`format_of` refuses, and ImportError where a library is not installed.
     """
-    if format_of(path) == ONNX:
+    form = format_of(path)
+    if form == ONNX:
         from .library import import_onnxruntime
 
         import_onnxruntime()
+    elif form == EXECUTORCH:
+        from .executorch import import_executorch
+
+        import_executorch()
     else:
         import torch._inductor.package  # noqa: F401 - for what importing it does
 
@@ -63,10 +68,15 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "cpu")
     for what :func:`format_of` refuses, and what the runtime's own `open` raises.
     """
     # Named one by one, for keys hold the source of what a stage imports.
-    if format_of(path) == AOTI:
+    form = format_of(path)
+    if form == AOTI:
         from . import aoti
 
         return aoti.open(path, threads=threads)
+    if form == EXECUTORCH:
+        from . import executorch
+
+        return executorch.open(path, threads=threads)
     from . import onnx
 
     return onnx.open(path, threads=threads, device=device)

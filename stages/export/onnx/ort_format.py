@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -83,6 +84,7 @@ def _operators(paths: Sequence[Path], job: Path) -> str:
     from onnxruntime.tools.ort_format_model import create_config_from_models
 
     place = job / "operators.config"
+    logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         # It leaves the files that it reads open for the collector.
         warnings.simplefilter("ignore", ResourceWarning)
