@@ -60,7 +60,7 @@ def broken(demand: Demand, limits: Limits, verify: Verify, sizes: dict[str, int]
 
 def _dtype(width: str, limits: Limits) -> Iterator[Broken]:
     element = WIDTHS.get(width)
-    if element is None:
+    if not element:
         return
     lowest = LOWEST_SM.get(element, 0)
     if limits.sm is not None and limits.sm < lowest:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from ..artifacts.schema import param
 
-# What weights are called where widths are counted, and the element type that the device must have for them.
+# What weights are called where widths are counted, and the element type that the device must have for them:
+# none for nf4, which is expanded before it is multiplied.
 WIDTHS: Mapping[str, str] = {
-    "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "fp8", "nf4": "nf4",
+    "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "fp8", "nf4": "",
     "int8": "int8", "int4": "int4", "int3": "int4", "int2": "int4",
 }  # fmt: skip
 # Where an artifact can be run: on this machine, on an emulated processor, on the device alone.

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from ingot.artifacts.errors import RecipeError, RequirementError
 from ingot.artifacts.yaml import parse_yaml
+from ingot.pipeline import assemble
 from ingot.pipeline.assemble import build_graph
 from ingot.pipeline.recipe import read_recipe
+from ingot.stages import base
 from ingot.targets.host import Host
 
 if TYPE_CHECKING:
@@ -99,3 +101,84 @@ def test_a_size_that_is_none_is_refused(folder: Path) -> None:
 def test_versions_of_every_runtime_of_the_device_are_asked_for(folder: Path) -> None:
     found = graph(folder, "targets: [box.yaml]\n", "limits: {runtimes: {tensorrt-rtx: '>=1.7'}}\n")
     assert found.targets["box"].requires == {"onnxruntime": ">=1.26,<1.32", "tensorrt-rtx": ">=1.7"}
+
+
+PACKED = "targets: {nvidia-sm89: {quantize: %s, export: {method: checkpoint, layout: %s}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("quantize", "layout"),
+    [
+        ("{method: fp8}", "compressed-tensors"),
+        ("{method: gptq, bits: 4, embedding_bits: 16}", "gptq"),
+        ("{method: nf4}", "bitsandbytes"),
+    ],
+)
+def test_a_checkpoint_for_gpu_programs_is_a_target_that_nothing_here_runs(
+    folder: Path, quantize: str, layout: str
+) -> None:
+    data = "data: {calibration: held-out.txt}\n" if "gptq" in quantize else ""
+    (folder / "other.txt").write_text("another text, " * 400)
+    data = data.replace("held-out", "other")
+    found = graph(folder, data + PACKED % (quantize, layout))
+    assert set(found.targets) == {"nvidia-sm89"}
+    assert found.node("export@nvidia-sm89").params.layout == layout
+    for name in ("quality@nvidia-sm89", "cost@nvidia-sm89"):
+        node = found.node(name)
+        unmet = [each for each in base.get(node.stage).requires(node.params) if not each.met]
+        assert [each.is_device for each in unmet] == [True]
+        assert "vLLM" in unmet[0].fix
+    # Nothing is compared with it, so the unmodified model is not packed for nothing.
+    assert "export@reference" not in found.nodes
+
+
+def test_fp8_on_ampere_is_refused_with_the_rule_and_int4_before_it(folder: Path) -> None:
+    with pytest.raises(RequirementError, match=r"rule sm\.fp8: fp8 needs compute capability 8\.9"):
+        graph(folder, "targets: {nvidia-sm80: {quantize: fp8}}\n")
+    (folder / "turing.yaml").write_text("summary: t\nextends: nvidia\nlimits: {sm: 75}\n")
+    text = (
+        "targets: {turing.yaml: {quantize: {method: rtn, bits: 4, embedding_bits: 16, lm_head_bits: 16}}}\n"
+    )
+    with pytest.raises(RequirementError, match=r"rule sm\.int4: int4 needs compute capability 8\.0"):
+        graph(folder, text)
+
+
+def test_a_graph_in_bfloat16_is_measured_on_the_device_alone(folder: Path) -> None:
+    found = graph(folder, "targets: {nvidia: {export: {method: onnx_nvidia, dtype: bfloat16}}}\n")
+    assert found.node("quality@nvidia").params.device == "cuda"
+    half = graph(folder, "targets: {nvidia: {export: {method: onnx_nvidia}}}\n")
+    assert half.node("quality@nvidia").params.device == "cpu"
+    assert half.node("cost@nvidia").params.device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("library", "engines"),
+    [
+        ("none", set()),
+        ("tensorrt_rtx", {"nvidia-sm89-engine"}),
+        ("tensorrt", {"nvidia-sm89-engine", "nvidia-sm90-engine"}),
+    ],
+)
+def test_engines_are_delivered_where_a_library_builds_them(
+    folder: Path, library: str, engines: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assemble, "tensorrt_library", lambda: library)
+    found = graph(folder, "targets: [nvidia-sm89, nvidia-sm90]\n")
+    assert set(found.targets) == {"nvidia-sm89", "nvidia-sm90", "nvidia-sm90-aoti", *engines}
+    if library != "none":
+        engine = found.node("export@nvidia-sm89-engine")
+        own = found.node("export@nvidia-sm89").name
+        assert engine.inputs == {"model": own}
+        assert engine.params.sm == 89
+        assert "a library that builds engines is installed here" in engine.reason
+
+
+def test_one_recipe_for_three_kinds_of_devices_builds_what_they_share_once(folder: Path) -> None:
+    (folder / "soon.yaml").write_text("summary: a phone\nextends: cpu-int4\n")
+    found = graph(
+        folder,
+        "stages: {prune: {method: magnitude, sparsity: 0.2}}\ntargets: [cpu, nvidia, soon.yaml]\n",
+    )
+    stages = [node.stage for node in found.nodes.values()]
+    assert stages.count("prune.magnitude") == stages.count("load") == stages.count("validate.reference") == 1
+    assert {"cpu", "nvidia", "soon"} <= set(found.targets)

@@ -98,7 +98,8 @@ def accepts(params: CheckpointParams, weights: Mapping[str, WeightSpec], model: 
 )
 def run(context: Context[CheckpointParams]) -> Result:
     """Writes the files beside the weights as they are, config.json with what a loader must know of the
-    weights, and the weights, packed tensor by tensor.
+    weights, and the weights, packed tensor by tensor; where TensorRT-LLM has a name for them, its
+    hf_quant_config.json too.
 
     Raises InputError for weights that the layout cannot hold, and CorruptError for codes and zero points that
     contradict their record.
@@ -106,6 +107,7 @@ def run(context: Context[CheckpointParams]) -> Result:
     from ...model.checkpoint import Checkpoint
     from ...model.quantized import QuantizedCheckpoint
     from .shards import split, write
+    from .trtllm import TRTLLM_FILE, trtllm_config
 
     source = context.inputs["model"]
     quantized = QuantizedCheckpoint.open(source.path) if source.kind == "quantized-checkpoint" else None
@@ -117,6 +119,9 @@ def run(context: Context[CheckpointParams]) -> Result:
         layout = layout_of(context.params, quantized.quantized, dtype)
         layout.check(quantized.quantized, checkpoint.architecture)
         config["quantization_config"] = layout.config(quantized.quantized, _left(quantized))
+        described = trtllm_config(quantized.quantized, _left(quantized))
+        if described and context.params.layout == COMPRESSED:
+            context.output.write_json(TRTLLM_FILE, described)
         facts |= {"layout": context.params.layout, **_checked_scales(context, quantized, layout)}
     files = split(_units(checkpoint, quantized, layout), context.params.max_shard_bytes)
     checkpoint.copy_sidecars(context.output, config)
