@@ -1,8 +1,8 @@
 """`quantize.mixed`: each weight as many bits as it needs, so many on average, rounded by GPTQ.
 
 How much it gains depends on how unlike its weights a network is. On a trained Llama of 8 million parameters,
-at an average of 3 bits in groups of 128, the predicted loss is a tenth below that of 3 bits for all;
-perplexity on 41,000 held-out tokens was lower by 0.12 %, no more than the standard error of that difference.
+at an average of 3 bits in groups of 128, the predicted loss is a tenth below that of 3 bits for all, and so
+is the KL divergence; perplexity on 153,000 held-out tokens was lower by 0.19 %, with an error of 0.06 %.
 Without 3 among the widths ([2, 4]) the prediction is a third above it: an average wants widths close to it.
 """
 

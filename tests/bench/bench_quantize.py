@@ -138,7 +138,8 @@ def _bars(rows: Mapping[tuple[str, str], Row], plain: Row) -> list[tuple[str, fl
             bars.append((f"{method}: CPU seconds", made.cpu_seconds, most))
     mixed, uniform = rows.get(("mixed", "w3g128")), rows.get(("gptq", "w3g128"))
     if mixed and uniform:
-        bars.append(("mixed w3g128: log-perplexity over one width for all", mixed.above(uniform)[0], 0.0))
+        difference, error = mixed.above(uniform)
+        bars.append(("mixed w3g128: log-perplexity over one width for all", difference, -2 * error))
     made, naive = rows.get(("gptq", "w2g64a")), rows.get(("rtn-minmax", "w2g64a"))
     if made and naive:
         bars.append(("gptq w2g64a: log-perplexity lost", made.above(plain)[0], 0.3 * naive.above(plain)[0]))
