@@ -30,7 +30,8 @@ def require_accepted(graph: Graph, directories: Mapping[str, Path]) -> None:
         stage = base.get(node.stage)
         if stage.accepts is None or len(node.inputs) != 1:
             continue
-        found = _weights(graph.nodes[next(iter(node.inputs.values()))], graph, directories, opened)
+        source = graph.nodes[next(iter(node.inputs.values()))]
+        found = _weights(source, graph, directories, opened) or _plain(source, directories, opened)
         if found is None:
             continue
         try:
@@ -56,9 +57,24 @@ def _weights(
         return None
     if base.get(graph.nodes[source].stage).output == QUANTIZED:
         return _weights(graph.nodes[source], graph, directories, opened)
-    if source not in directories:
+    model = _architecture(source, directories, opened)
+    return None if model is None else (stage.formats(node.params, model), model)
+
+
+def _plain(
+    node: Node, directories: Mapping[str, Path], opened: dict[str, Architecture]
+) -> tuple[Mapping[str, WeightSpec], Architecture] | None:
+    """No quantized weights, of the network that a node loads; None for a node that loads none."""
+    model = None if node.inputs else _architecture(node.name, directories, opened)
+    return None if model is None else ({}, model)
+
+
+def _architecture(
+    node: str, directories: Mapping[str, Path], opened: dict[str, Architecture]
+) -> Architecture | None:
+    if node not in directories:
         return None
-    if source not in opened:
+    if node not in opened:
         # Whether it may be pickled has been decided: only the headers are read here.
-        opened[source] = open_source(directories[source], allow_pickle=True).architecture
-    return stage.formats(node.params, opened[source]), opened[source]
+        opened[node] = open_source(directories[node], allow_pickle=True).architecture
+    return opened[node]

@@ -86,3 +86,19 @@ def test_a_quantized_source_is_looked_at_too(tiny_checkpoint: Any, run_stage: An
     (tmp_path / "mine.yaml").write_text("summary: all\nextends: cpu\naccepts: {weights: [nf4]}\n")
     with pytest.raises(InputError, match=r"export@mine: .*no kernel for nf4 weights"):
         graph(packed, tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("family", "profile", "message"),
+    [
+        ("mixtral", "summary: g\nextends: nvidia\n", r"rule operator\.missing: TensorRT has no NonZero"),
+        ("gpt2", "summary: g\nextends: nvidia\nlimits: {lacks: [Gelu]}\n", "needs Gelu"),
+    ],
+)
+def test_an_operator_that_a_targets_runtime_lacks_is_found_while_planning(
+    family: str, profile: str, message: str, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "gpu.yaml").write_text(profile)
+    with pytest.raises(InputError, match=message) as caught:
+        graph(tiny_checkpoint(family), tmp_path, "targets: [gpu.yaml]\n")
+    assert caught.value.fix

@@ -65,6 +65,12 @@ def accepts(params: NvidiaParams, weights: Mapping[str, WeightSpec], model: Arch
             f"rule operator.missing: TensorRT has no NonZero, by which a {model.model_type} network routes",
             fix="deliver its checkpoint for vLLM or TensorRT-LLM: export: {method: checkpoint}",
         )
+    for operator in sorted(needed(model) & set(params.lacks)):
+        raise InputError(
+            f"rule operator.missing: a {model.model_type} network needs {operator}, which the target's "
+            "runtime lacks",
+            fix="choose a target whose runtime has it",
+        )
     for name, spec in weights.items():
         form = spec.format
         if form.numeric == "nf4":
@@ -80,6 +86,21 @@ def accepts(params: NvidiaParams, weights: Mapping[str, WeightSpec], model: Arch
         if params.sm is not None and params.sm < lowest:
             what = f"{name}: rule type.{element}: {element} needs SM {lowest}, and the GPU is SM {params.sm}"
             raise InputError(what, fix="quantize to int8, or target a later GPU")
+
+
+def needed(model: Architecture) -> frozenset[str]:
+    """Operators that the graph of a network will have, of those that runtimes are known to lack."""
+    layers = (*model.layers, *(model.encoder.layers if model.encoder else ()))
+    found = {"LayerNormalization" if model.norm == "layer" else "RMSNormalization"}
+    if any(layer.attention.softcap is None for layer in layers):
+        found.add("Attention")
+    if any(layer.attention.softcap is not None for layer in layers):
+        found |= {"Softmax", "Tanh"}
+    if model.rope is not None:
+        found |= {"RotaryEmbedding", "Sin", "Cos"}
+    if model.activation.startswith("gelu"):
+        found.add("Gelu")
+    return frozenset(found)
 
 
 @stage(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ingot.artifacts.errors import InputError
 from ingot.stages.export.onnx.narrow import narrowed
-from ingot.stages.export.onnx.nvidia import NvidiaParams, accepts
+from ingot.stages.export.onnx.nvidia import NvidiaParams, accepts, needed
 from ingot.stages.export.onnx.tensorrt_rules import Subject, lint
 from ingot.stages.model.families import architecture
 from ingot.stages.model.quantized import QuantizedCheckpoint, WeightFormat, WeightSpec
@@ -194,6 +194,21 @@ def test_a_mixture_of_experts_needs_an_operator_that_tensorrt_lacks(tiny_checkpo
     with pytest.raises(InputError, match=r"rule operator\.missing: TensorRT has no NonZero") as caught:
         accepts(NvidiaParams(), {}, model)
     assert "checkpoint" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bert", "qwen3"])
+def test_what_a_network_needs_is_known_before_its_graph_is_written(
+    family: str, tiny_checkpoint: Any, export: Any
+) -> None:
+    directory = tiny_checkpoint(family)
+    operators = {node.op_type for node in graph_of(export(directory, stage=STAGE).directory).graph.node}
+    wanted = needed(describe(directory))
+    assert wanted <= operators
+    # Of those that other runtimes lack most, none is in the graph without being told.
+    told = {"Attention", "RotaryEmbedding", "RMSNormalization", "LayerNormalization", "Gelu", "Tanh", "Sin"}
+    assert operators & told <= wanted
+    with pytest.raises(InputError, match=r"rule operator\.missing: .* needs Attention|needs Softmax"):
+        accepts(NvidiaParams(lacks=("Attention", "Softmax")), {}, describe(directory))
 
 
 def test_an_operator_that_the_profile_says_is_missing_is_refused(tiny_checkpoint: Any, export: Any) -> None:
