@@ -1,7 +1,8 @@
 """What belongs to one target, from the shared node that it takes to what is delivered and measured.
 
 A target that takes a checkpoint quantizes and exports it as its profile says; one that takes a quantized
-checkpoint exports it; one that takes what its runtime opens adds nothing. All of them are measured.
+checkpoint exports it; one that takes what its runtime opens adds nothing. An adapter is delivered as it is,
+and measured folded into its base. All of them are measured.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from .recipe_targets import Target
 
 QUANTIZE = "quantize"
+ADAPTER, FUSE, FUSE_LORA = "adapter", "fuse", "fuse.lora"
+# The input of validate.cost that is delivered, where another one is measured.
+SHIPPED = "shipped1"
 # The graph that an exporter compiles, where it takes no checkpoint.
 GRAPH = "graph"
 PLAIN = "fp32"
@@ -81,13 +85,16 @@ class Branch:
     def grow(self) -> Leaf:
         """Adds the target's nodes; raises RecipeError for what the target or its profile does not take."""
         kind = self._draft.builder.output_kind(self._source)
-        kinds = (CHECKPOINT, QUANTIZED, *base.get("validate.quality").inputs["artifact"])
+        kinds = (CHECKPOINT, QUANTIZED, ADAPTER, *base.get("validate.quality").inputs["artifact"])
         if kind not in kinds:
             raise RecipeError(
                 f"targets.{self._target.name}: {self._source} makes {kind}, not {' or '.join(kinds)}",
                 where=self._where,
                 fix=f"let the target take another node: {FROM}: NODE",
             )
+        shipped = self._source if kind == ADAPTER else None
+        if shipped is not None:
+            self._source, kind = self._folded(shipped), CHECKPOINT
         is_artifact = kind not in (CHECKPOINT, QUANTIZED)
         plain = self._twin(self._source) if is_artifact else None
         if plain is None and self._stage(EXPORT, self._settings).output in base.RUNNABLE:
@@ -103,7 +110,8 @@ class Branch:
         quality = self._measure("quality", {"artifact": artifact, "reference": reference})
         # What nothing here runs is compared with nothing: its twin would be built in vain.
         twin = plain or artifact
-        cost = self._measure("cost", {"artifact": artifact, "reference": twin, "source": self._model})
+        sides = {"artifact": artifact, "reference": twin, "source": self._model}
+        cost = self._measure("cost", sides if shipped is None else {**sides, SHIPPED: shipped})
         emulated = self._emulated(artifact, reference)
         added = self._added_metrics(quality)
         gates = self._gates(width)
@@ -113,11 +121,11 @@ class Branch:
         return Leaf(
             self._name,
             self._profile.name,
-            artifact,
+            shipped or artifact,
             quality,
             cost,
             gates,
-            {name: versions for name, versions in runtimes.items() if versions},
+            {name: versions for name, versions in runtimes.items() if versions and shipped is None},
             cell_of=self._target.name if self._cell.settings else None,
             cell=self._cell.labels(),
             emulated=emulated,
@@ -131,6 +139,31 @@ class Branch:
             self._refuse_own(EMULATED)
             return None
         return self._measure(EMULATED, {"artifact": artifact, "reference": reference})
+
+    def _folded(self, adapter: str) -> str:
+        """Adds what an adapter makes of its base: of the model it was taken from, else the recipe's.
+
+        Raises RecipeError for a target that would quantize it.
+        """
+        method = self._settings.get((QUANTIZE, METHOD))
+        if method is None or method.value != NONE:
+            raise RecipeError(
+                f"targets.{self._target.name}: the profile {self._profile.name} quantizes, and {adapter} "
+                "makes an adapter, which is delivered in floating point",
+                where=self._where,
+                fix=f"write profile: {ADAPTER}, or let the target take a node that folds it (fuse.lora)",
+            )
+        builder, stage = self._draft.builder, base.get(FUSE_LORA)
+        below = builder.node(adapter).inputs.get("base", self._model)
+        values: dict[str, object] = {"adapters": [{"adapter": f"{ADAPTER}1"}], "dtype": "float32"}
+        if builder.output_kind(below) == QUANTIZED:
+            values["dequantize"] = True
+        settings = {name: Setting((FUSE, name), value, self._where) for name, value in values.items()}
+        return self._draft.add(
+            f"{FUSE}@{self._name}", stage, settings, {"model": below, f"{ADAPTER}1": adapter},
+            target=self._name, reason=f"what {below} computes with {adapter}, to measure it",
+            spare=f"{FUSE}@{self._name}/{adapter}", where=self._where,
+        )  # fmt: skip
 
     def _layered(self, rules: Sequence[Rule]) -> Settings:
         """The settings that hold for the target, over those of its profile."""

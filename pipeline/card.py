@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .metrics import CAUSAL, ENCODER, SEQ2SEQ, metric_title
+from .report.collect import PEFT
 from .report.markdown import escape
 from .units import show, show_bytes, show_count, show_delta, show_interval
 
@@ -19,16 +20,18 @@ PIPELINE_TAGS = {
     ENCODER: "feature-extraction",
     SEQ2SEQ: "text2text-generation",
 }
+AUTO_CLASSES = {CAUSAL: "AutoModelForCausalLM", SEQ2SEQ: "AutoModelForSeq2SeqLM"}
 PAST = "past_key_values."
 UNSTATED = "not stated; ask its authors before you share this"
 
 
 def render_card(report: RunReport, target: TargetReport, session: Mapping[str, Any]) -> str:
     """The card. session: what `ingot.json` says of the artifact; empty for formats without one."""
-    return "\n".join([*_front_matter(report), *_body(report, target), *_run_section(target, session)]) + "\n"
+    head, run = _front_matter(report, target), _run_section(report, target, session)
+    return "\n".join([*head, *_body(report, target), *run]) + "\n"
 
 
-def _front_matter(report: RunReport) -> Iterator[str]:
+def _front_matter(report: RunReport, target: TargetReport) -> Iterator[str]:
     """YAML whose strings are JSON strings, which YAML 1.2 reads as they are."""
     model = report.model
     yield "---"
@@ -36,10 +39,14 @@ def _front_matter(report: RunReport) -> Iterator[str]:
         yield f"license: {json.dumps(model.license)}"
     if model.uri.startswith("hf://"):
         yield f"base_model: {json.dumps(model.uri.removeprefix('hf://'))}"
-        yield "base_model_relation: quantized"
+        yield f"base_model_relation: {'adapter' if target.format == PEFT else 'quantized'}"
     yield f"pipeline_tag: {PIPELINE_TAGS.get(model.task, 'other')}"
-    yield "library_name: onnxruntime"
-    yield "tags: [onnx, onnxruntime, ingot]"
+    if target.format == PEFT:
+        yield "library_name: peft"
+        yield "tags: [peft, lora, ingot]"
+    else:
+        yield "library_name: onnxruntime"
+        yield "tags: [onnx, onnxruntime, ingot]"
     yield "---"
 
 
@@ -100,7 +107,29 @@ def _metrics(target: TargetReport) -> Iterator[str]:
     yield ""
 
 
-def _run_section(target: TargetReport, session: Mapping[str, Any]) -> Iterator[str]:
+def _adapter_section(report: RunReport) -> Iterator[str]:
+    """How PEFT puts an adapter beside its base."""
+    auto = AUTO_CLASSES.get(report.model.task, "AutoModel")
+    yield "## Run it"
+    yield ""
+    yield "It was measured folded into its base in float32; PEFT computes the same with the two side by side:"
+    yield ""
+    yield "```sh"
+    yield "pip install peft transformers torch"
+    yield "```"
+    yield ""
+    yield "```python"
+    yield "from peft import PeftModel"
+    yield f"from transformers import {auto}"
+    yield ""
+    yield f'base = {auto}.from_pretrained("the base that it was made for")'
+    yield 'model = PeftModel.from_pretrained(base, ".")'
+    yield "```"
+
+
+def _run_section(report: RunReport, target: TargetReport, session: Mapping[str, Any]) -> Iterator[str]:
+    if target.format == PEFT:
+        yield from _adapter_section(report)
     if target.format != "onnx":
         return
     wanted = target.requires.get("onnxruntime", "")

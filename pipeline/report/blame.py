@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # What size is measured in: the graph and its weights, not tokenizers and configs.
 MODEL_FILES = "model."
 WEIGHT_FILES = ".safetensors"
+ADAPTER = "adapter"
 
 
 def with_steps(
@@ -94,6 +95,6 @@ def _bytes(artifact: Artifact) -> int:
     if artifact.kind == QUANTIZED:
         return packed_bytes(artifact.path, int(str(artifact.facts["parameters"])))
     files = artifact.record.files
-    if artifact.kind == PLAIN:
+    if artifact.kind in (PLAIN, ADAPTER):
         return sum(file.size for file in files if file.path.endswith(WEIGHT_FILES))
     return sum(file.size for file in files if file.path.startswith(MODEL_FILES))

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from ..predict import Prediction
 
 SESSION = "ingot.json"
+# The library that reads an adapter, whose files say the rest.
+PEFT = "peft"
 
 
 def target_reports(store: Store, graph: Graph, outcome: Outcome) -> dict[str, TargetReport]:
@@ -190,6 +192,8 @@ def _measurements(artifact: Artifact | None) -> Measurements | None:
 
 def _session(artifact: Artifact | None) -> Mapping[str, Any]:
     """What the exporter says of how the artifact is run; empty for kinds that need no saying."""
+    if artifact is not None and artifact.kind == "adapter":
+        return {"format": PEFT}
     if artifact is None or not (artifact.path / SESSION).is_file():
         return {}
     try:

@@ -120,6 +120,7 @@ class Series:
         "reference": (*RUNNABLE, *DELIVERED),
         "source": ("checkpoint", "quantized-checkpoint"),
     },
+    many={"shipped": ("adapter",)},
     output="measurements",
     version=1,
     determinism="nondeterministic",
@@ -140,7 +141,8 @@ def run(context: Context[CostParams]) -> Result:
     size is compared with. A metric's value is the median of its samples; decode_ms is a pass's mean time of a
     token, while its distribution is over single tokens; tokens_per_second is of decoding (encoders: prefill).
     The prefill of an encoder-decoder encodes a source and computes the first token of its target.
-    peak_memory_bytes is of the whole process, Python and runtime included.
+    peak_memory_bytes is of the whole process, Python and runtime included.  shipped1: what is delivered,
+    where that is not what runs: its size counts, as of an adapter, which is measured folded into its base.
     """
     from ...targets.host import physical_cores, probe
     from . import measures
@@ -167,7 +169,9 @@ def run(context: Context[CostParams]) -> Result:
     host = probe()
     document = {
         "metrics": {
-            "size_bytes": artifact_size(context.inputs["artifact"], context.inputs["source"]),
+            "size_bytes": artifact_size(
+                context.inputs.get("shipped1", context.inputs["artifact"]), context.inputs["source"]
+            ),
             **_metrics(series, plan.task),
         },
         "data": {
@@ -244,6 +248,8 @@ def artifact_size(artifact: Artifact, source: Artifact) -> dict[str, object]:
 
     stated = artifact.facts.get("model_files")
     names = tuple(map(str, stated)) if isinstance(stated, list) else MODEL_FILES
+    if artifact.kind == "adapter":
+        names = ("adapter_model.safetensors",)
     value = sum(file.size for file in artifact.record.files if file.path.startswith(names))
     reference = float(str(source.facts["weight_bytes"]))
     return metric("bytes", "lower", "relative", reference, value, n=1)

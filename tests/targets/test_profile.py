@@ -34,7 +34,7 @@ def test_the_built_in_profiles_are_those_of_the_design() -> None:
     assert status == {
         "cpu": "built", "cpu-int8": "built", "cpu-int4": "built", "cpu-fp32": "built",
         "nvidia": "built", "nvidia-sm80": "built", "nvidia-sm89": "built", "nvidia-sm90": "built",
-        "nvidia-sm120": "built", "nvidia-aoti": "built",
+        "nvidia-sm120": "built", "nvidia-aoti": "built", "adapter": "built",
         "arm-mobile": "built", "arm-mobile-a53": "built", "arm-mobile-a76": "built",
     }  # fmt: skip
 
