@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifacts.errors import IntakeError, RecipeError
+from ..artifacts.errors import IntakeError, RecipeError, RequirementError
 from ..stages import base
 from ..stages.load.hub import resolve
 from ..stages.load.intake import SourceFacts, inspect_source
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 FLOAT_BYTES = 4
+# Bytes of a weight in floating point, by the dtype that an exporter writes.
+FLOATS = {"float32": FLOAT_BYTES, "float16": 2, "bfloat16": 2}
 # Artifacts keep keys and values in float32; a key and a value each.
 KV_PARTS = 2
 # A cache is sized for at most this many tokens: few programs fill the longest context a model allows.
@@ -124,19 +126,22 @@ def parts(checkpoint: Checkpoint) -> tuple[Part, ...]:
 def _need(model: str, target: str, facts: SourceFacts, checkpoint: Checkpoint, kv_bytes: int) -> Need:
     try:
         graph = build_graph(recipe_from_options(model, (target,)), asdict(facts))
+    except RequirementError as error:  # the target's device cannot hold it, or compute with it
+        return Need(target, fault=str(error))
     except RecipeError as error:
         if target not in profiles.names():
             raise
         return Need(target, fault=str(error))
+    floats = _floats(graph, target)
     specs = _specs(graph, target, checkpoint.architecture) if facts.known_family else {}
     widths: dict[str, int] = {}
     disk = 0
     for name in network_tensors(checkpoint):
         parameters = checkpoint.tensors.info(name).count
         spec = specs.get(name)
-        width = spec.format.width if spec else "float32"
+        width = spec.format.width if spec else floats
         widths[width] = widths.get(width, 0) + parameters
-        disk += spec.payload_bits // 8 if spec else parameters * FLOAT_BYTES
+        disk += spec.payload_bits // 8 if spec else parameters * FLOATS[floats]
     stages = tuple(graph.nodes[name].stage for name in _branch(graph, target))
     return Need(target, stages, disk, disk + kv_bytes, widths)
 
@@ -147,6 +152,13 @@ def _branch(graph: Graph, target: str) -> Iterator[str]:
     while inputs := list(graph.nodes[found[-1]].inputs.values()):
         found.append(inputs[0])
     return reversed(found)
+
+
+def _floats(graph: Graph, target: str) -> str:
+    """The dtype in which the exporter writes what is not quantized; float32 where it has no choice."""
+    exports = (graph.nodes[name] for name in _branch(graph, target))
+    dtypes = (getattr(node.params, "dtype", None) for node in exports if node.stage.startswith("export."))
+    return next((dtype for dtype in dtypes if dtype in FLOATS), "float32")
 
 
 def _specs(graph: Graph, target: str, model: Architecture) -> Mapping[str, WeightSpec]:

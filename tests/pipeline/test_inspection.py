@@ -90,6 +90,10 @@ def test_a_70b_checkpoint_is_inspected_within_a_second_and_without_heavy_imports
     sizes = {need["target"]: need["disk_bytes"] for need in found["targets"]}
     assert sizes["cpu-fp32"] == 4 * 70_553_706_496
     assert 0.15 < sizes["cpu-int4"] / sizes["cpu-fp32"] < 0.17
+    # 4 bits of 70 thousand million weights are 35 GB: more than the memory of an L4, less than an A100's.
+    faults = {need["target"]: need["fault"] for need in found["targets"]}
+    assert "breaks the rule memory.device" in faults["nvidia-sm89"]
+    assert not faults["nvidia-sm80"]
     assert cost["heavy"] == []
     assert cost["seconds"] < 1.0
 
@@ -157,3 +161,10 @@ def test_an_encoder_has_no_cache(tiny_checkpoint):
     found = inspect(str(tiny_checkpoint("bert")))
     assert {need.target for need in found.needs} >= {"cpu-int8", "cpu-int4", "cpu-fp32"}
     assert found.kv_bytes_per_token == 0
+
+
+def test_what_stays_in_floating_point_is_as_wide_as_the_exporter_writes_it(tiny_checkpoint):
+    found = inspect(str(tiny_checkpoint("llama")), ("nvidia", "cpu-fp32"))
+    half, whole = found.needs
+    assert half.widths == {"float16": found.facts.parameters}
+    assert 2 * half.disk_bytes == whole.disk_bytes
