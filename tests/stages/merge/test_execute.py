@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ from ingot.artifacts.faults import VARIABLE
 from ingot.artifacts.store import Store
 from ingot.artifacts.tensors import TensorShape, TensorSource
 from ingot.stages.merge import method
+from ingot.stages.merge.blocks import Workers
 from ingot.stages.merge.execute import execute
+from ingot.stages.merge.making import make
 from ingot.stages.merge.operands import StoredOperand
 from ingot.stages.merge.task import TensorTask
 
@@ -122,6 +125,28 @@ def test_threads_and_blocks_change_no_byte(stored, name, threads, elements, coun
     assert torch.equal(found.view(torch.uint8), expected.view(torch.uint8))
 
 
+@pytest.mark.parametrize("name", ["linear", "slerp", "dare_ties"])
+def test_no_more_is_held_for_a_larger_tensor(stored, name):
+    held = {}
+    for elements in (1 << 23, 1 << 24):
+        drawn = torch.randn(elements, generator=torch.Generator().manual_seed(0)).bfloat16()
+        base, *others = [stored(drawn.roll(number)) for number in range(4)]
+        taken = others[:1] if name == "slerp" else others
+        own = {"linear": {"weight": 0.3}, "slerp": {}, "dare_ties": {"weight": 0.3, "density": 0.5}}[name]
+        shared = {"t": 0.4} if name == "slerp" else {}
+        below = None if name == "linear" else base
+        task = task_of(name, taken, below, [own] * len(taken), torch.bfloat16, **shared)
+        with Workers(2) as workers:
+            tracemalloc.start()
+            for part in make(task, method.get(name), workers, 0):
+                assert len(part)
+            held[elements] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    small, large = held.values()
+    assert large < 1.1 * small + 1_000_000
+    assert large < 2 * (1 << 24)  # less than one of the models
+
+
 @pytest.mark.parametrize("limit", [1, 700, 1300, 10_000])
 def test_shards_hold_the_same_tensors_in_files_no_larger_than_asked(folder, store, limit):
     (whole, _), (split, _) = run(store, folder), run(store, folder, max_shard_bytes=limit)
@@ -146,7 +171,9 @@ from pathlib import Path
 from ingot.artifacts.store import Store
 from ingot.artifacts.tensors import TensorSource
 from ingot.stages.merge import method
+from ingot.stages.merge.blocks import Workers
 from ingot.stages.merge.execute import execute
+from ingot.stages.merge.making import make
 from ingot.stages.merge.operands import StoredOperand
 from ingot.stages.merge.task import Input, TensorTask
 
