@@ -74,7 +74,7 @@ def calibrated(params: Any, work: Work) -> Estimate:
     second network. What is chosen for each weight does not depend on the text.
     """
     tokens = params.samples * params.window
-    passes = 2 if getattr(params, "error_correction", False) else 1
+    passes = 2 if getattr(params, "corrects", getattr(params, "error_correction", False)) else 1
     seconds = 7.5e-11 * passes * work.parameters * tokens + 1.2e-6 * work.parameters
     # Of the blocks' width little is known; a model of P parameters is about √(P / 100) wide.
     activations = int(4 * FLOAT32 * passes * tokens * (work.parameters / 100) ** 0.5)

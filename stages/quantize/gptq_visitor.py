@@ -44,7 +44,7 @@ class GptqVisitor:
 
     def __init__(self, model: Architecture, specs: Mapping[str, WeightSpec], params: GptqParams) -> None:
         self.wanted = walked(model, specs)
-        self.compares = params.error_correction
+        self.compares = params.corrects
         self._specs = specs
         self._params = params
         self._tensors: dict[str, npt.NDArray[np.generic]] = {}
