@@ -56,10 +56,17 @@ class QatParams(TaughtParams):
     original: str | None = param(
         None,
         doc="the network whose codes come in, in floating point: a node such as load, a directory, or "
-        "org/name@revision; its weights say which way each code was rounded, which scales learn from",
+        "org/name@revision; its weights say which way each code was rounded. Without it weights start at "
+        "what their codes stand for, which gave more back of what GPTQ loses",
+    )
+    learning_rate: float = param(
+        3e-4,
+        minimum=0.0,
+        doc="the highest of the run; more than other training takes, as a weight has to come half a step of "
+        "its grid before its code changes",
     )
     scale_learning_rate: float = param(
-        1e-3,
+        4e-3,
         minimum=0.0,
         doc="the highest of scales, as a share of each, whatever their size; 0 leaves them",
     )

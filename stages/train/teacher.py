@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .params import TaughtParams
 
 # What says how a teacher is followed, and what holds without one.
-TAUGHT = {"divergence": "forward", "temperature": 1.0, "alpha": 1.0, "top_k": 0}
+TAUGHT = {"divergence": "forward", "temperature": 2.0, "alpha": 1.0, "top_k": 0}
 
 
 def named_models(values: Mapping[str, object], names: Sequence[str]) -> Expansion:

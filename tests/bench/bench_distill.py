@@ -4,11 +4,12 @@
         [--windows 96] [--workdir DIR] [--only short]
 
 `prune.structured` takes half of the features of every feed-forward by activation, with and without a refit of
-what takes them up; `distill` then learns from the model before. "recovered" is the share of the lost
-log-perplexity, of that without and with refit. Controls: the same tokens by cross-entropy, the small shape
-trained from random weights on them, and the dense model given the same steps. Training windows come from one
-text; the held-out text is cut in two, the first half chooses, the second measures. One thread, float32,
-windows of 256 tokens; CPU seconds are of pruning and training together, imports left out. Last: what
+what takes them up, and as an optimal brain surgeon does; of that, `distill` learns from the model before.
+"recovered" is the share of the lost log-perplexity, of that without and with refit. Controls: the same tokens
+by cross-entropy, the small shape trained from random weights on them, and the dense model given the same
+steps. Training windows come from one text; the held-out text is cut in two, the first half chooses, the
+second measures. One thread, float32, windows of 256 tokens; CPU seconds are of pruning and training together,
+imports left out. Last: what
 gradient checkpointing saves of the memory that activations take, and its time, and how far gradients of an
 accumulated batch are from those of the whole.
 """
@@ -81,27 +82,28 @@ def halves(text: Path, workdir: Path) -> tuple[Path, Path]:
 
 def _training(options: argparse.Namespace, selection: Path, length: str) -> dict[str, object]:
     texts = {"training_text": str(options.training.absolute()), "selection_text": str(selection)}
-    fixed = {**texts, "precision": "fp32", "batch_size": 4, "selection_windows": 32}
+    fixed = {**texts, "precision": "fp32", "selection_windows": 32}
     return {**fixed, **LENGTHS[length]}
 
 
 LENGTHS: Mapping[str, Mapping[str, object]] = {
-    "short": {"steps": 40, "evaluate_every": 20},
-    "long": {"steps": 220, "evaluate_every": 55},
+    "short": {"steps": 44, "evaluate_every": 44},
+    "long": {"steps": 176, "evaluate_every": 88},
 }
-PRUNED, REFIT, CE, SCRATCH, CONTROL = (
-    "half of the features", "the same, refitted", "cross-entropy, the same tokens", "from random weights",
-    "dense, the same steps",
+PRUNED, REFIT, OBS, CE, SCRATCH, CONTROL = (
+    "half of the features", "the same, refitted", "chosen by obs, refitted", "cross-entropy, the same tokens",
+    "from random weights", "dense, the same steps",
 )  # fmt: skip
 
 
 def _chains(options: argparse.Namespace, selection: Path, workdir: Path) -> dict[str, Chain]:
     """What is run, by row: stages with their parameters."""
     sampled = {"calibration": str(options.training.absolute()), "samples": 64, "compute_dtype": "float32"}
-    cut = ("prune.structured", {"ffn": 0.5, **sampled})
+    cut = ("prune.structured", {"ffn": 0.5, "scoring": "obs", **sampled})
     found: dict[str, Chain] = {
         PRUNED: [("prune.structured", {"ffn": 0.5, **sampled, "refit": False})],
-        REFIT: [cut],
+        REFIT: [("prune.structured", {"ffn": 0.5, **sampled})],
+        OBS: [cut],
     }
     for length in (options.only,) if options.only else BARS:
         training = _training(options, selection, length)

@@ -1,7 +1,7 @@
 """Training under rounding: what of GPTQ's loss at 3 bits it gets back; gradual pruning beside one-shot.
 
     python tests/bench/bench_qat.py --model DIR --training TEXT --heldout TEXT
-        [--windows 96] [--samples 64] [--steps 60] [--workdir DIR] [--only qat | gradual]
+        [--windows 96] [--samples 64] [--steps 400] [--workdir DIR] [--only qat | gradual]
 
 `quantize.qat` starts from the codes of `quantize.gptq` (3 bits, groups of 128) and learns from the model
 before. "net" takes off what the dense model gains by the same steps on the same text, by cross-entropy: what
@@ -59,7 +59,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--windows", type=int, default=96, help="of the half that measures")
     parser.add_argument("--samples", type=int, default=64, help="calibration windows")
-    parser.add_argument("--steps", type=int, default=60, help="of every training")
+    parser.add_argument("--steps", type=int, default=400, help="of every training")
     parser.add_argument("--workdir", type=Path, help="keeps rows and store; temporary by default")
     parser.add_argument("--only", choices=("qat", "gradual"), help="leave the other half out")
     return parser.parse_args()
@@ -85,7 +85,7 @@ def _chains(options: argparse.Namespace, selection: Path) -> dict[str, Chain]:
     if options.only != "qat":
         found[ONCE] = [("prune.magnitude", {"pattern": "2:4"})]
         found[RECOVERED] = [*found[ONCE], ("distill", {**learn, "teacher": "teacher"})]
-        found[GRADUAL] = [("prune.gradual", {**taught, "pattern": "2:4", "learning_rate": 2e-4})]
+        found[GRADUAL] = [("prune.gradual", {**taught, "pattern": "2:4", "learning_rate": 4e-4})]
     return found
 
 

@@ -116,6 +116,21 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(make_setup):
     assert largest < 1e-4
 
 
+def test_hidden_states_count_by_default_where_each_layer_is_one_of_the_teachers(tiny_checkpoint, text_file):
+    from dataclasses import replace
+
+    from ingot.stages.distill.stage import DistillParams, terms_of
+
+    llama, bert = (Checkpoint.open(tiny_checkpoint(family)).architecture for family in ("llama", "bert"))
+    shorter = replace(llama, layers=llama.layers[:1])
+    params = DistillParams(training_text=str(text_file))
+    weights = [terms_of(params, student, llama).hidden for student in (llama, shorter)]
+    assert weights == [20.0, 0.0]
+    assert terms_of(params, bert, bert).hidden == 1.0
+    assert terms_of(replace(params, top_k=8), llama, llama).hidden == 0.0
+    assert terms_of(replace(params, hidden=0.5), shorter, llama).hidden == 0.5
+
+
 def test_terms_add_up_as_their_formula_says(make_setup):
     from ingot.stages.train.distillation import Distillation, Terms
     from ingot.stages.train.objective import next_token
