@@ -83,6 +83,7 @@ def versions(_params: EmulatedParams) -> Mapping[str, str | None]:
     summary="An artifact on emulated ARM processors: quality, instructions a token, memory, that it runs",
     requires=requirements,
     versions=versions,
+    any_architecture=True,
     takes_compact=True,
 )
 def run(context: Context[EmulatedParams]) -> Result:

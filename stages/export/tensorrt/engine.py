@@ -132,7 +132,7 @@ def _advice(reasons: str) -> str:
 
 
 def _logger(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined] # its base is known while running alone
+    class Log(trt.ILogger):  # type: ignore[misc] # its base is known while running alone
         """Keeps errors, and prints what is more than a remark into the stage's log."""
 
         def __init__(self) -> None:
