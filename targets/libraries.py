@@ -15,8 +15,8 @@ def tensorrt_library() -> str:
 
     The bindings of `tensorrt` install without the library that they load, so both must be found.
     """
-    has_library = _has_module("tensorrt_libs") or ctypes.util.find_library("nvinfer") is not None
-    if _has_module(TENSORRT) and has_library:
+    # Looking for a library starts a program, so it comes last.
+    if _has_module(TENSORRT) and (_has_module("tensorrt_libs") or ctypes.util.find_library("nvinfer")):
         return TENSORRT
     return TENSORRT_RTX if _has_module(TENSORRT_RTX) else NONE
 
