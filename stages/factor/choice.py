@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..model.families.compact import first_name
-from ..model.named import matching
+from ..model.named import matching, named_or_inner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,10 +78,7 @@ def choose(model: Architecture, params: FactorParams) -> dict[str, Linear]:
     known = {linear.name: linear for linear in model.linears}
     factored = {part for name in known if first_name(name) in known for part in (name, first_name(name))}
     linears = {name: linear for name, linear in known.items() if name not in factored}
-    chosen = [name for name, linear in linears.items() if linear.layer is not None]
-    if params.only:
-        wanted = {name for pattern in params.only for name in matching(list(linears), pattern, "factor.only")}
-        chosen = [name for name in linears if name in wanted]
+    chosen = named_or_inner(linears, params.only, "factor.only")
     for pattern in params.ignore:
         gone = set(matching(chosen, pattern, "factor.ignore"))
         chosen = [name for name in chosen if name not in gone]

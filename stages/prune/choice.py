@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import RecipeError, nearest
 from ...artifacts.schema import param
 from ..model.checkpoint import Checkpoint
-from ..model.named import matching
+from ..model.named import matching, named_or_inner
 from ..model.sparsity import GROUPS, Target, require_divided, target
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ def choose(model: Architecture, params: PruneParams) -> dict[str, Target]:
     divide a row, and where nothing would be pruned.
     """
     linears = {linear.name: linear for linear in model.linears}
-    chosen = [name for name, linear in linears.items() if linear.layer is not None]
-    if params.only:
-        wanted = {name for pattern in params.only for name in matching(list(linears), pattern, "prune.only")}
-        chosen = [name for name in linears if name in wanted]
+    chosen = named_or_inner(linears, params.only, "prune.only")
     targets = dict.fromkeys(chosen, params.target)
     for pattern, changes in (params.overrides or {}).items():
         changed = _overridden(pattern, changes)
