@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .trainings import TrainingReport
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 340, 150, 44, 18
-# A loss that shot up this far above where it began would press all others flat.
+# A loss that shot up this far above where it began would press all others flat; one that begins so far below
+# what was measured is of another kind, such as a divergence from a teacher.
 SHOWN_NATS = 1.0
 
 
@@ -31,6 +32,9 @@ def losses(training: TrainingReport) -> Fragment:
     """
     chosen = [(point.done, point.loss) for point in training.selection if point.loss is not None]
     learned = [(point.done, point.loss) for point in training.loss if point.loss is not None]
+    measured = [loss for _, loss in chosen]
+    if learned and measured and learned[0][1] < min(measured) - SHOWN_NATS:
+        learned = []
     ceiling = (training.start if training.start is not None else float("inf")) + SHOWN_NATS
     given = [loss for _, loss in learned if loss <= ceiling]
     reference = [] if training.reference is None else [training.reference]

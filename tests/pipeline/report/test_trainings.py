@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -55,6 +56,18 @@ def test_the_figure_has_both_losses_and_marks_the_point_that_was_taken() -> None
     assert plot.count('r="4.2"') == 1
     assert plot.count("<path") == 2
     assert "teacher 3.500" in plot
+    assert "3.600 at the start, 3.550 taken at step 2 of 3" in plot
+
+
+def test_a_divergence_is_not_drawn_among_losses_of_tokens() -> None:
+    divergences = {**CURVES, "loss": [[1, 0.04], [2, 0.02], [3, 0.01]]}
+    (figure,) = training_figures.figures_of(gathered({"training": divergences, "reference_loss": 3.5}))
+    plot = str(figure.plot)
+    assert plot.count("<path") == 1
+    # The axis is of what was measured: 3.5 to 3.6, so that its changes are seen.
+    ticks = [float(each) for each in re.findall(r'class="tick"[^>]*>([\d.]+)<', plot)]
+    assert all(3.4 < tick < 3.7 for tick in ticks if tick > 3)
+    assert 0.0 not in ticks[: len(ticks) - 2]
     assert "3.600 at the start, 3.550 taken at step 2 of 3" in plot
 
 
