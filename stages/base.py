@@ -34,7 +34,7 @@ Progress = Callable[[int, int, str], None]
 
 ENTRY_POINTS = "ingot.stages"
 # The artifact kinds that a runtime of `targets/runtimes/` opens as a session.
-RUNNABLE = ("onnx", "aoti", "executorch")
+RUNNABLE = ("onnx", "aoti", "executorch", "torchscript")
 # Those that a target delivers, and that something else runs; what measures them waits for that.
 DELIVERED = ("tensorrt-engine", "packed-checkpoint")
 
@@ -101,6 +101,7 @@ BUILTIN: Mapping[str, str] = {
     "export.executorch": "ingot.stages.export.mobile.executorch",
     "export.onnx_mobile": "ingot.stages.export.onnx.mobile",
     "export.onnx_nvidia": "ingot.stages.export.onnx.nvidia",
+    "export.torchscript_mobile": "ingot.stages.export.mobile.torchscript",
     "export.transformers": "ingot.stages.export.onnx.traced.stage",
     "export.aoti_cuda": "ingot.stages.export.aoti.stage",
     "export.tensorrt": "ingot.stages.export.tensorrt.stage",

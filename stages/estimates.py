@@ -466,6 +466,7 @@ TABLE: Mapping[str, Callable[[Any, Work], Estimate]] = {
     "export.onnx": export_onnx,
     "export.executorch": export_executorch,
     "export.onnx_mobile": export_onnx_mobile,
+    "export.torchscript_mobile": export_transformers,
     "export.onnx_nvidia": export_onnx,
     "export.transformers": export_transformers,
     "export.aoti_cuda": export_aoti,

@@ -31,6 +31,9 @@ TRAINING_TEXT = (
     "When the ice went out in April, the water rose 3 feet, then 4; naïve guests wanted a boat — in vain! ",
 )
 
+# What `.ci/device` sets: then everything that device tests need must be here.
+DEVICE = "DEVICE_TESTS"
+
 SHAPE = {"vocab_size": VOCABULARY, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
 DECODER = {
     **SHAPE,
@@ -269,6 +272,20 @@ OUTSIDE_PAIRS = ("marian",)
 
 TinyCheckpoint = Callable[..., Path]
 RunStage = Callable[..., "Artifact"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips, visibly, what needs a device or a library that a plain machine lacks, unless it is asked for.
+
+    Tests that look for what they need themselves are left to it.
+    """
+    if os.environ.get(DEVICE):
+        return
+    reason = f"needs a device, an emulator or an optional library; .ci/device runs it ({DEVICE}=1)"
+    for item in items:
+        looks = item.get_closest_marker("skipif") is not None
+        if item.get_closest_marker("device") is not None and not looks:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

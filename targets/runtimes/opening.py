@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .base import PairSession, Session
 
-FORMATS = (ONNX, AOTI, EXECUTORCH) = ("onnx", "aoti", "executorch")
+FORMATS = (ONNX, AOTI, EXECUTORCH, TORCHSCRIPT) = ("onnx", "aoti", "executorch", "torchscript")
 
 
 def format_of(path: Path) -> str:
@@ -53,6 +53,8 @@ def import_runtime(path: Path) -> None:
         from .library import import_onnxruntime
 
         import_onnxruntime()
+    elif form == TORCHSCRIPT:
+        import torch.jit.mobile
     elif form == EXECUTORCH:
         from .executorch import import_executorch
 
@@ -73,6 +75,10 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "cpu")
         from . import aoti
 
         return aoti.open(path, threads=threads)
+    if form == TORCHSCRIPT:
+        from . import torchscript
+
+        return torchscript.open(path, threads=threads)
     if form == EXECUTORCH:
         from . import executorch
 

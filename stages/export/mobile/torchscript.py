@@ -1,0 +1,167 @@
+"""`export.torchscript_mobile`: a network for the lite interpreter of older apps, traced and frozen."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ....artifacts.errors import InputError, StageError
+from ....artifacts.schema import param
+from ...base import Context, Result, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+
+    from ...model.families import Architecture
+    from ...model.quantized import QuantizedWeight, WeightSpec
+
+PROGRAM_FILE = "model.ptl"
+SESSION_FILE = "ingot.json"
+# QNNPACK's, and the engine that a file's packed weights are of.
+ENGINE = "qnnpack"
+TRACED_TOKENS = 7
+
+
+@dataclass(frozen=True)
+class TorchscriptParams:
+    """Parameters of `export.torchscript_mobile`."""
+
+    max_tokens: int = param(
+        0, minimum=0, doc="the longest sequence, for which rotations are stored; 0 is the model's context"
+    )
+
+
+def accepts(_params: TorchscriptParams, weights: Mapping[str, WeightSpec], model: Architecture) -> None:
+    """Raises InputError for weights that QNNPACK has no kernel for, from headers alone."""
+    products = {linear.name for linear in model.linears} | ({model.embedding} if model.tied else set())
+    for name, spec in weights.items():
+        form = spec.format
+        is_taken = form.numeric == "int" and form.bits == 8 and not form.group_size and form.sym
+        if name in products and not (is_taken and form.activation in ("dynamic", "none")):
+            raise InputError(
+                f"{name}: QNNPACK has no kernel for {form.width} in groups of {form.group_size}, "
+                f"{form.activation} activations, that needs no scale of its output",
+                fix="use quantize.dynamic: 8 bits with one scale a row; export.executorch takes 4",
+            )
+
+
+@stage(
+    "export.torchscript_mobile",
+    params=TorchscriptParams,
+    inputs={"model": ("checkpoint", "quantized-checkpoint")},
+    output="torchscript",
+    version=1,
+    determinism="nondeterministic",
+    tools=("numpy", "torch"),
+    summary="A traced and frozen network for the lite interpreter (.ptl): float32 or int8 through QNNPACK",
+    accepts=accepts,
+    takes_compact=True,
+)
+def run(context: Context[TorchscriptParams]) -> Result:
+    """Writes model.ptl, the tokenizer, the configs and `ingot.json`.
+
+    The program takes ids int64 [1, tokens] and gives logits or hidden states float32 [1, tokens, width]; it
+    keeps no past. Codes and scales are the checkpoint's. What `optimize_for_mobile` says is noted where it
+    fails, as it does in builds of torch without XNNPACK. Raises StageError for what cannot be traced.
+    """
+    from ...model.checkpoint import Checkpoint
+    from ...model.quantized import QuantizedCheckpoint
+    from .about import about_json
+    from .network import Network
+    from .weights import Weights
+
+    source = context.inputs["model"]
+    quantized = QuantizedCheckpoint.open(source.path) if source.kind == "quantized-checkpoint" else None
+    checkpoint = quantized.checkpoint if quantized else Checkpoint.open(source.path)
+    model = checkpoint.architecture
+    if quantized:
+        accepts(context.params, quantized.quantized, model)
+    length = min(context.params.max_tokens or model.context, model.context)
+    with engine():
+        weights = Weights(checkpoint, quantized, dynamic_linear)
+        network = Network(
+            model, weights.read, weights.linear, weights.embedding(model), length=length, cached=False
+        )
+        widths = weights.account(model)
+        context.progress(0, 1, "tracing the network")
+        program, reason = traced(network.eval(), min(TRACED_TOKENS, length))
+        if reason:
+            context.note(
+                f"optimize_for_mobile does not work in this torch, so the program is only frozen: {reason}"
+            )
+        data = program._save_to_buffer_for_lite_interpreter()  # noqa: SLF001 - its only name
+    with context.output.create(PROGRAM_FILE) as sink:
+        sink.write(data)
+    checkpoint.copy_sidecars(context.output)
+    about = about_json(model, "torchscript", PROGRAM_FILE, length, source.path)
+    context.output.write_json(SESSION_FILE, {**about, "requires": {"torch": ">=1.9"}})
+    checkpoint.tensors.close()
+    return Result(
+        facts={
+            **source.facts,
+            "task": model.task,
+            "model_type": model.model_type,
+            "parameters": sum(entry["parameters"] for entry in widths.values()),
+            "weights_by_width": widths,
+            "context": length,
+            "model_files": [PROGRAM_FILE],
+            "optimized_for_mobile": not reason,
+            "requires": {"torch": ">=1.9"},
+        }
+    )
+
+
+def dynamic_linear(weight: QuantizedWeight, bias: torch.Tensor | None) -> Any:
+    """A linear map with the codes of a weight [out, in], and int8 activations with one scale a call."""
+    import numpy as np
+    import torch
+    from torch.ao.nn.quantized.dynamic import Linear
+
+    out_features, in_features = weight.spec.shape
+    codes = torch.from_numpy((weight.codes.astype(np.int16) - 128).astype(np.int8))
+    scales = torch.from_numpy(weight.scales.reshape(-1).astype(np.float64))
+    packed = torch._make_per_channel_quantized_tensor(  # noqa: SLF001 - the one way from codes
+        codes, scales, torch.zeros(out_features, dtype=torch.int64), 0
+    )
+    module = Linear(in_features, out_features, bias_=bias is not None)
+    module.set_weight_bias(packed, bias)
+    return module
+
+
+def traced(network: Any, tokens: int) -> tuple[Any, str]:
+    """The network traced with some tokens and frozen, and why it is not optimized for mobile."""
+    import torch
+    from torch.utils.mobile_optimizer import optimize_for_mobile
+
+    # More than one token: shapes of 1 would be taken as fixed.
+    ids = torch.arange(tokens, dtype=torch.int64)[None]
+    try:
+        with torch.no_grad():
+            program = torch.jit.freeze(torch.jit.trace(network, (ids,), check_trace=False))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StageError(f"{network.model.model_type} cannot be traced: {reason}") from error
+    try:
+        return optimize_for_mobile(program), ""
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        return program, said.partition(". ")[2] or said
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[None]:
+    """Computes with QNNPACK, and keeps back that TorchScript is deprecated: who asks for it knows."""
+    import torch
+
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = ENGINE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.quantized.engine = before
