@@ -64,7 +64,13 @@ def settle(
         scaled = weight if scales is None else weight * scales
         best = _rounded(near.encode(scaled), near, scales, is_nearest=True)
         if factor is not None or settling.refit:
-            codes = best.codes if factor is None else round_columns(scaled, near, factor)
+            # What is pruned stays so, though errors of other columns would move it.
+            gone = scaled == 0
+            codes = (
+                best.codes
+                if factor is None
+                else round_columns(scaled, near, factor, gone if bool(gone.any()) else None)
+            )
             fitted = refit_scales(scaled, codes, near, own, settling.damp) if settling.refit else near
             tried = _rounded(codes, fitted, scales, is_nearest=False)
             if _lost(weight, tried, hessian) < _lost(weight, best, hessian):
