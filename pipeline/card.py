@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .metrics import CAUSAL, ENCODER, SEQ2SEQ, metric_title
+from .packaging import packaging_section
 from .report.collect import PEFT
 from .report.markdown import escape
 from .units import show, show_bytes, show_count, show_delta, show_interval
@@ -130,6 +131,7 @@ def _adapter_section(report: RunReport) -> Iterator[str]:
 def _run_section(report: RunReport, target: TargetReport, session: Mapping[str, Any]) -> Iterator[str]:
     if target.format == PEFT:
         yield from _adapter_section(report)
+    yield from packaging_section(target.format, session)
     if target.format != "onnx":
         return
     wanted = target.requires.get("onnxruntime", "")
