@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "weights.safetensors"
 PROGRAMS = (PREFILL, HEAD, DECODE) = ("prefill", "head", "decode")
 COMPILED = "compiled"
-# Rows that one call may have; positions are counted by the same tensor.
+# Rows that one call may have.
 MOST_BATCH = 1024
 CUDA, CPU = "cuda", "cpu"
 ALIGNMENT = 64
 # Sizes that compiling takes as typical; packages run with all others too.
 EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 16
+# For a GPU, code in C++ only checks inputs and launches kernels, and takes a compiler long to make fast.
+LAUNCHING = {"aot_inductor.compile_wrapper_opt_level": "O0"}
 
 
 def check_device(device: str) -> None:
@@ -142,7 +144,9 @@ def compile_packages(path: Path, about: Mapping[str, Any], device: str, into: Pa
             try:
                 with any_size(), kernels(about):
                     torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its documented name
-                        program, package_path=str(Path(made) / f"{name}.pt2")
+                        program,
+                        package_path=str(Path(made) / f"{name}.pt2"),
+                        inductor_configs=LAUNCHING if device == CUDA else None,
                     )
             except Exception as error:
                 traceback.print_exception(error)  # for the log: compilers say much more than a line

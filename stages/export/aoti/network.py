@@ -4,6 +4,10 @@ Everything that varies is an input, weights included, so that all programs of a 
 weights, and nothing in them says on which device they run. Keys and values live in caches [batch, kv_heads,
 longest, head_dim] that a program writes in place. Rows are padded on the right, where causal attention does
 not look, so a prompt needs no mask and takes the fused kernels of scaled_dot_product_attention.
+
+What varies in size is read and written at positions, never as a slice up to a size: tracing cannot tell
+whether such a slice fits, gives its length a symbol of its own, and AOTInductor of torch 2.11 writes code for
+it that no compiler takes.
 """
 
 from __future__ import annotations
@@ -73,7 +77,7 @@ class Program(torch.nn.Module):
             state = self._map(held, model.embedding_in, state)
         state = state.float()
         if model.position_embedding is not None:
-            rows = self._places(held, ids, place) + model.position_offset
+            rows = self._places(ids, place) + model.position_offset
             state = state + functional.embedding(rows, tensors[model.position_embedding]).float()
         if model.embedding_norm is not None:
             state = self._norm(held, model.embedding_norm, state)
@@ -101,9 +105,9 @@ class Program(torch.nn.Module):
             logits = model.logit_softcap * torch.tanh(logits / model.logit_softcap)
         return logits
 
-    def _places(self, held: Held, ids: torch.Tensor, place: Place) -> torch.Tensor:
+    def _places(self, ids: torch.Tensor, place: Place) -> torch.Tensor:
         """The position of each token, [batch, 1] or [length]."""
-        return held.tensors[INDEX][: ids.shape[1]] if place.positions is None else place.positions[:, None]
+        return _counted(ids, 1) if place.positions is None else place.positions[:, None]
 
     def _layer(self, held: Held, layer: Layer, state: torch.Tensor, place: Place) -> torch.Tensor:
         """Float32 [batch, length, hidden] → the same, as :meth:`Blocks.layer` computes it."""
@@ -191,7 +195,7 @@ class Program(torch.nn.Module):
         """Rotates [batch, heads, length, head_dim] by each token's position."""
         tables = [held.tensors[name] for name in rope_names(rope)]
         if place.positions is None:
-            cosine, sine = (table[: value.shape[2]] for table in tables)
+            cosine, sine = (table[_counted(value, 2)] for table in tables)
         else:
             cosine, sine = (table[place.positions][:, None, None] for table in tables)
         return parts.rotate(value, cosine, sine)
@@ -201,9 +205,9 @@ class Program(torch.nn.Module):
     ) -> torch.Tensor:
         """Attention of a whole prompt to itself, which is kept in the cache from its first place on."""
         query, key, states = given
-        length = query.shape[2]
-        place.keys[layer][:, :, :length] = key
-        place.values[layer][:, :, :length] = states
+        first = _counted(key, 2)
+        place.keys[layer].index_copy_(2, first, key)
+        place.values[layer].index_copy_(2, first, states)
         return parts.attend((query, key, states), form, causal=True, bias=None)
 
     def _token(
@@ -216,7 +220,7 @@ class Program(torch.nn.Module):
         keys, values, positions = place.keys[layer], place.values[layer], place.positions
         assert positions is not None  # noqa: S101 - it is a step
         index = held.tensors[INDEX]
-        where = (index[:batch, None], index[None, :kv_heads], positions[:, None])
+        where = (_counted(positions, 0)[:, None], index[None, :kv_heads], positions[:, None])
         keys.index_put_(where, key[:, :, 0])
         values.index_put_(where, states[:, :, 0])
         # Heads that share keys stand side by side, so that no key is copied for each of them.
@@ -231,6 +235,11 @@ class Program(torch.nn.Module):
         scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
         mixed = scores.softmax(-1).to(self.dtype) @ values
         return mixed.reshape(batch, 1, heads * width)
+
+
+def _counted(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """0, 1, ... of an axis, int64."""
+    return torch.arange(tensor.shape[axis], device=tensor.device)
 
 
 class Prefill(Program):

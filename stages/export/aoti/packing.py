@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as functional
 
 from ....artifacts.tensors import TensorShape
-from ....targets.runtimes.program import MOST_BATCH
 from ...model.blocks import parts
 from ...model.checkpoint import Checkpoint
 from ...model.families import Architecture
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
     from ...model.families import Rope
     from ...model.quantized import WeightSpec
 
-# Positions 0, 1, ... : where a slice of them stands, no program makes a tensor on a device of its own.
 INDEX, COSINE, SINE = "positions.index", "rotary.cosine", "rotary.sine"
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+NAMES = {code: name for name, code in TYPES.items()} | {"I64": "int64", "U8": "uint8"}
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,10 @@ class Entry:
 
     shape: TensorShape
     make: Callable[[], torch.Tensor]
+
+    def blank(self) -> torch.Tensor:
+        """A tensor of this layout whose memory nobody has touched."""
+        return torch.empty(self.shape.shape, dtype=getattr(torch, NAMES[self.shape.dtype]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,8 +226,8 @@ class Weights:
             if rope is not None:
                 tables = parts.rotations(rope, self.longest, torch.device("cpu"))
                 yield from (_made(*each) for each in zip(rope_names(rope), tables, strict=True))
-        # Rows of a batch and heads are counted by it too.
-        yield _made(INDEX, torch.arange(max(self.longest, self.model.kv_heads, MOST_BATCH)))
+        # Heads are counted by it too.
+        yield _made(INDEX, torch.arange(max(self.longest, self.model.kv_heads)))
 
 
 def _made(name: str, tensor: torch.Tensor) -> Entry:

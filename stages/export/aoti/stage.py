@@ -136,7 +136,7 @@ def versions(params: AotiParams) -> Mapping[str, str | None]:
     params=AotiParams,
     inputs={"model": ("checkpoint", "quantized-checkpoint")},
     output="aoti",
-    version=1,
+    version=2,
     determinism="nondeterministic",
     tools=("numpy", "safetensors", "torch"),
     summary="Programs of torch.export with a static cache, and packages of AOTInductor for the GPU at hand",
@@ -167,7 +167,8 @@ def run(context: Context[AotiParams]) -> Result:
     packed, entries = weights.packed, weights.entries()
     with context.output.create(WEIGHTS_FILE) as stream:
         write_weights(entries, stream, context.progress)
-    given = {entry.shape.name: entry.make() for entry in entries}
+    # Programs are traced from shapes and types alone.
+    given = {entry.shape.name: entry.blank() for entry in entries}
     for number, name in enumerate(PROGRAMS):
         context.progress(number, len(PROGRAMS), "programs traced")
         save(trace(model, about, packed, given, name), context.output.payload / f"{name}.pt2")
