@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import shutil
@@ -98,9 +99,11 @@ def _declared(package: str) -> Mapping[str, str]:
     found: dict[str, str] = {}
     holders = [HOME] if package == HOME else importlib.metadata.packages_distributions().get(package, [])
     for distribution in holders:
-        for text in importlib.metadata.requires(distribution) or ():
-            declared = Declared(text)
-            found[_normal(declared.name)] = str(declared.specifier)
+        # A source tree on the path is ingot too, without metadata.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for text in importlib.metadata.requires(distribution) or ():
+                declared = Declared(text)
+                found[_normal(declared.name)] = str(declared.specifier)
     return found
 
 

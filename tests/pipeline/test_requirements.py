@@ -45,6 +45,20 @@ def test_every_library_that_a_built_in_stage_declares_has_a_declared_range(stage
     assert len(names) >= len(base.get(stage).tools)
 
 
+def test_a_source_tree_without_metadata_declares_no_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    monkeypatch.setattr(requirements, "_declared", requirements._declared.__wrapped__)
+    assert requirements._declared("ingot") == {}
+    assert requirements.of_node(QUANTIZE) == ()
+    versions(monkeypatch, numpy=None)
+    requirements._library.cache_clear()
+    (found,) = requirements.of_node(QUANTIZE)
+    assert found.fix == "pip install 'numpy'"
+
+
 def test_a_library_that_is_not_there_is_named_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
