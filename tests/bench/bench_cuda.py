@@ -4,6 +4,7 @@
     python tests/bench/bench_cuda.py export MODEL DIR [--set NAME=VALUE ...]
     python tests/bench/bench_cuda.py packages DIR
     python tests/bench/bench_cuda.py time ENGINE DIR [--batch N] [--prompt N] [--tokens N]
+    python tests/bench/bench_cuda.py profile ENGINE DIR [--batch N] [--prompt N]
 
 `make` writes a Llama with random weights in bfloat16.  `export` runs the stage; `packages` compiles what was
 exported with engine="compile", so that both can be warmed up side by side.
@@ -12,12 +13,17 @@ to logits on the host, and by the events of the device; tokens a second of all r
 device held. ENGINE: aoti (what is delivered), aoti-plain (the same without CUDA graphs), compile
 (torch.compile of the same programs, with CUDA graphs), eager, transformers (its own model, bfloat16, sdpa, a
 dynamic cache), transformers-compile (its model compiled, a static cache). The first passes are not counted.
+With --together N, a row waits (--wait seconds at most) until N of them are warm, and is timed alone.
+`profile` prints the kernels in which a prefill and a step spend the device's time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 WARM, PASSES = 3, 10
 CHECKPOINT = "checkpoint.txt"
@@ -73,10 +79,11 @@ def export(args: argparse.Namespace) -> None:
 def packages(args: argparse.Namespace) -> None:
     """Compiles the packages of what was exported for another engine."""
     from ingot.targets.runtimes.aoti_about import read_about
-    from ingot.targets.runtimes.program import COMPILED, CUDA, compile_packages
+    from ingot.targets.runtimes.program import COMPILED, compile_packages
 
     started, path = time.perf_counter(), args.directory / "artifact"
-    compile_packages(path, read_about(path), CUDA, path / COMPILED)
+    about = read_about(path)
+    compile_packages(path, about, str(about["device"]), path / COMPILED)
     print(f"packages compiled in {time.perf_counter() - started:.1f} s")
 
 
@@ -111,10 +118,12 @@ class Theirs:
         import torch
         import transformers
 
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         directory = (args.directory / CHECKPOINT).read_text()
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.bfloat16, attn_implementation="sdpa", device_map="cuda"
-        ).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.bfloat16, attn_implementation="sdpa"
+        )
+        self.model = model.to(self.device).eval()
         self.vocabulary = self.model.config.vocab_size
         self.length = args.prompt + args.tokens + 8
         self.is_compiled = args.engine.endswith("compile")
@@ -138,8 +147,8 @@ class Theirs:
     def _forward(self, run: Callable[..., Any], ids: Any, cache: Any, seen: int) -> Any:
         import torch
 
-        given = torch.from_numpy(ids).cuda()
-        place = torch.arange(seen, seen + given.shape[1], device="cuda")
+        given = torch.from_numpy(ids).to(self.device)
+        place = torch.arange(seen, seen + given.shape[1], device=self.device)
         with torch.inference_mode():
             found = run(
                 input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1,
@@ -158,8 +167,10 @@ def time_engine(args: argparse.Namespace) -> None:
     random = np.random.default_rng(0)
     walls: dict[str, list[float]] = {"prefill": [], "decode": []}
     events: dict[str, list[float]] = {"prefill": [], "decode": []}
-    ready = None
+    ready, turn = None, contextlib.ExitStack()
     for number in range(WARM + PASSES):
+        if number == WARM:
+            turn.enter_context(_turn(args))
         prompt = random.integers(0, side.vocabulary, (args.batch, args.prompt))
         past = _timed(walls, events, "prefill", side, lambda prompt=prompt: side.prefill(prompt))
         for ids in random.integers(0, side.vocabulary, (args.tokens, args.batch, 1)):
@@ -168,6 +179,7 @@ def time_engine(args: argparse.Namespace) -> None:
         if number < WARM:
             for found in (*walls.values(), *events.values()):
                 found.clear()
+    turn.close()
     p50 = {name: float(np.median(found)) for name, found in walls.items()}
     p95, p99 = np.quantile(walls["decode"], (0.95, 0.99))
     device = {name: f"{np.median(found):8.3f}" if found else "       –" for name, found in events.items()}
@@ -178,6 +190,50 @@ def time_engine(args: argparse.Namespace) -> None:
         f"{args.batch / p50['decode'] * 1e3:>10.0f} {gigabytes:>7.2f} {ready:>8.1f}",
         flush=True,
     )
+
+
+@contextlib.contextmanager
+def _turn(args: argparse.Namespace) -> Iterator[None]:
+    """Waits until as many as are started together are warm, a limit apart, and times one after another."""
+    if args.together is None:
+        yield
+        return
+    place, limit = args.directory / "together", time.monotonic() + args.wait
+    place.mkdir(exist_ok=True)
+    (place / str(os.getpid())).touch()
+    while len(list(place.glob("[0-9]*"))) < args.together and time.monotonic() < limit:
+        time.sleep(0.05)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def profile(args: argparse.Namespace) -> None:
+    """Prints which kernels a prefill and a step without graphs spend the device's time in."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    args.engine, kinds = f"{args.engine}-plain", [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        kinds.append(ProfilerActivity.CUDA)
+    side = Ours(args)
+    prompt = np.random.default_rng(0).integers(0, side.vocabulary, (args.batch, args.prompt))
+    past, ids = side.prefill(prompt), prompt[:, :1]
+    side.step(ids, past)
+    for name, run in (
+        ("prefill", lambda: side.prefill(prompt)),
+        ("decode", lambda: side.step(ids, side.session.step(prompt, logits_from=-1)[1])),
+    ):
+        with torch.profiler.profile(activities=kinds) as found:
+            run()
+        print(f"{args.engine} {name}", flush=True)
+        events = [
+            (each.self_device_time_total or each.self_cpu_time_total, each.count, each.key)
+            for each in found.key_averages()
+            if str(each.device_type).endswith("CUDA") or len(kinds) == 1
+        ]
+        for microseconds, count, key in sorted(events, reverse=True)[:12]:
+            print(f"{microseconds / 1e3:9.3f} ms {count:5} x {key[:110]}")
 
 
 def _timed(
@@ -219,7 +275,15 @@ def main() -> int:
     parts.add_argument("directory", type=Path)
     for name, value in (("batch", 1), ("prompt", 512), ("tokens", 64)):
         parts.add_argument(f"--{name}", type=int, default=value)
+    parts.add_argument("--together", type=int)
+    parts.add_argument("--wait", type=float, default=60)
     parts.set_defaults(run=time_engine)
+    parts = commands.add_parser("profile")
+    parts.add_argument("engine")
+    parts.add_argument("directory", type=Path)
+    for name, value in (("batch", 1), ("prompt", 512)):
+        parts.add_argument(f"--{name}", type=int, default=value)
+    parts.set_defaults(run=profile)
     commands.add_parser("header").set_defaults(run=lambda _args: print(HEADER))
     args = parser.parse_args()
     args.run(args)
