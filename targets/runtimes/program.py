@@ -11,11 +11,13 @@ it runs: while exporting when the device is at hand, else by `ingot validate`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import subprocess
+import sys
 import sysconfig
 import tempfile
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,36 +133,52 @@ def compile_packages(path: Path, about: Mapping[str, Any], device: str, into: Pa
 
     Raises RequirementError without the device, and StageError when the compiler fails.
     """
-    import torch
-
     check_device(device)
     place = into / tag(device)
     into.mkdir(parents=True, exist_ok=True)
-    weights = load_weights(path, device)
-    with tempfile.TemporaryDirectory(dir=into, prefix=".compiling-") as made, _toolchain(device):
-        for name in PROGRAMS:
-            program = load_program(path, name, device)
-            program.example_inputs = (example(about, name, weights, device), {})
-            try:
-                with any_size(), kernels(about):
-                    torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its documented name
-                        program,
-                        package_path=str(Path(made) / f"{name}.pt2"),
-                        inductor_configs=LAUNCHING if device == CUDA else None,
-                    )
-            except Exception as error:
-                traceback.print_exception(error)  # for the log: compilers say much more than a line
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    with tempfile.TemporaryDirectory(dir=into, prefix=".compiling-") as made:
+        # A process for each, since most of compiling is Python.
+        module, said = f"{__package__}.compiling", json.dumps(dict(about))
+        running = {
+            name: subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(path), said, name, device, made],
+                stdin=subprocess.DEVNULL,
+            )
+            for name in PROGRAMS
+        }
+        try:
+            codes = {name: each.wait() for name, each in running.items()}
+        finally:
+            for each in running.values():
+                each.kill()
+        for name, code in codes.items():
+            if code != 0:
+                line = Path(made) / f"{name}.error"
+                reason = line.read_text("utf-8") if line.is_file() else f"its process ended with {code}"
                 raise StageError(
                     f"AOTInductor does not compile {name} for {device}: {reason}",
                     fix="a C++ compiler must be on the PATH, and for CUDA its headers beside torch; "
                     "or set engine: compile, which needs no package",
-                ) from error
+                )
         Path(made).chmod(0o755)
         if not place.exists():
             Path(made).rename(place)
             Path(made).mkdir()
     return place
+
+
+def compile_program(path: Path, about: Mapping[str, Any], device: str, name: str, into: Path) -> None:
+    """Compiles one program to ``into``/NAME.pt2; raises what the compiler does."""
+    import torch
+
+    program = load_program(path, name, device)
+    program.example_inputs = (example(about, name, load_weights(path, device), device), {})
+    with _toolchain(device), any_size(), kernels(about):
+        torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its documented name
+            program,
+            package_path=str(into / f"{name}.pt2"),
+            inductor_configs=LAUNCHING if device == CUDA else None,
+        )
 
 
 @contextlib.contextmanager

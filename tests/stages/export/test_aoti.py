@@ -20,7 +20,7 @@ from ingot.stages.model.torch_network import Network
 from ingot.targets.runtimes import aoti
 from ingot.targets.runtimes.base import Sampling
 from ingot.targets.runtimes.opening import open_session
-from ingot.targets.runtimes.program import PROGRAMS, load_program
+from ingot.targets.runtimes.program import PROGRAMS, compile_packages, load_program
 from ingot.targets.runtimes.static_session import StaticSession
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
@@ -187,6 +187,18 @@ def test_packages_of_aotinductor_compute_what_the_programs_do(
     eager = aoti.open(made.artifact.path, threads=1, engine="eager")
     ids = np.random.default_rng(1).integers(0, 320, (3, 7))
     assert np.abs(with_package.logits(ids) - eager.logits(ids)).max() < 2e-4
+
+
+@pytest.mark.slow
+def test_a_program_that_does_not_compile_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(2)}, tmp_path / "weights.safetensors")
+    for name in PROGRAMS:
+        (tmp_path / f"{name}.pt2").write_bytes(b"no program")
+    with pytest.raises(StageError, match="AOTInductor does not compile prefill for cpu: "):
+        compile_packages(tmp_path, {}, "cpu", tmp_path / "compiled")
+    assert not list((tmp_path / "compiled").iterdir())
 
 
 def test_without_the_gpu_the_packages_are_left_to_the_machine_that_has_it(
