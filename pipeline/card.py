@@ -21,6 +21,15 @@ PIPELINE_TAGS = {
     ENCODER: "feature-extraction",
     SEQ2SEQ: "text2text-generation",
 }
+# The hub's name of the library that runs a format; packed checkpoints and engines have none here.
+LIBRARIES = {
+    "onnx": "onnxruntime",
+    "aoti": "pytorch",
+    "torchscript": "pytorch",
+    "executorch": "executorch",
+    PEFT: "peft",
+}
+TAGS = {"onnx": ("onnx", "onnxruntime"), "aoti": ("aotinductor",), PEFT: ("peft", "lora")}
 AUTO_CLASSES = {CAUSAL: "AutoModelForCausalLM", SEQ2SEQ: "AutoModelForSeq2SeqLM"}
 PAST = "past_key_values."
 UNSTATED = "not stated; ask its authors before you share this"
@@ -42,12 +51,9 @@ def _front_matter(report: RunReport, target: TargetReport) -> Iterator[str]:
         yield f"base_model: {json.dumps(model.uri.removeprefix('hf://'))}"
         yield f"base_model_relation: {'adapter' if target.format == PEFT else 'quantized'}"
     yield f"pipeline_tag: {PIPELINE_TAGS.get(model.task, 'other')}"
-    if target.format == PEFT:
-        yield "library_name: peft"
-        yield "tags: [peft, lora, ingot]"
-    else:
-        yield "library_name: onnxruntime"
-        yield "tags: [onnx, onnxruntime, ingot]"
+    if target.format in LIBRARIES:
+        yield f"library_name: {LIBRARIES[target.format]}"
+    yield f"tags: [{', '.join((*TAGS.get(target.format, ()), 'ingot'))}]"
     yield "---"
 
 
@@ -73,6 +79,10 @@ def _body(report: RunReport, target: TargetReport) -> Iterator[str]:
         yield f"Weights by width: {', '.join(widths)}."
         yield ""
     yield from _metrics(target)
+    if target.status == "unverified":
+        yield "It is not measured to the end. `ingot validate .` in this directory does that where its device"
+        yield "is, and writes what it finds to `verifications/`."
+        yield ""
     yield (
         "[manifest.json](manifest.json) has the lineage and the digest of every file, "
         "[report.html](report.html) the whole report."
@@ -131,6 +141,8 @@ def _adapter_section(report: RunReport) -> Iterator[str]:
 def _run_section(report: RunReport, target: TargetReport, session: Mapping[str, Any]) -> Iterator[str]:
     if target.format == PEFT:
         yield from _adapter_section(report)
+    if target.format == "aoti":
+        yield from _program_section(session)
     yield from packaging_section(target.format, session)
     if target.format != "onnx":
         return
@@ -149,6 +161,21 @@ def _run_section(report: RunReport, target: TargetReport, session: Mapping[str, 
     yield ""
     yield "Builds of onnxruntime for Linux since 1.29 send telemetry to Microsoft, as those for Windows do;"
     yield "`ORT_DISABLE_TELEMETRY=1` in the environment keeps the former from it."
+
+
+def _program_section(session: Mapping[str, Any]) -> Iterator[str]:
+    """How programs of torch are run."""
+    yield "## Run it"
+    yield ""
+    yield f"On a machine with {session.get('device', 'cuda')}, torch and Ingot, in this directory:"
+    yield ""
+    yield "```sh"
+    yield 'ingot generate . "Once upon a time"'
+    yield "```"
+    if session.get("engine") == "aoti":
+        yield ""
+        yield "Its programs are compiled for the GPU and the torch of a machine: by `ingot validate .`, which"
+        yield "keeps the packages beside them, or whenever they are opened."
 
 
 def run_code(session: Mapping[str, Any]) -> Iterator[str]:

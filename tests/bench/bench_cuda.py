@@ -133,12 +133,15 @@ class Theirs:
             self.run = torch.compile(self.model, mode="reduce-overhead", fullgraph=False)
 
     def prefill(self, ids: Any) -> Any:
+        import torch
         import transformers
 
         if self.is_compiled and self.cache is None:
             self.cache = transformers.StaticCache(config=self.model.config, max_cache_len=self.length)
         elif self.is_compiled:
-            self.cache.reset()
+            # What was made in inference mode can be written in it alone.
+            with torch.inference_mode():
+                self.cache.reset()
         return self._forward(self.model, ids, self.cache, 0)
 
     def step(self, ids: Any, past: Any) -> Any:

@@ -144,3 +144,24 @@ def target_of(checkpoint: Path) -> str:
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(checkpoint).eval()
     source = torch.tensor([tokenizer.encode("Once upon a time").ids])
     return tokenizer.decode(model.generate(source, max_new_tokens=47, do_sample=False)[0].tolist())
+
+
+def test_the_card_of_programs_of_torch_names_torch_and_says_how_they_are_run_and_finished(
+    samples: ModuleType,
+) -> None:
+    target = samples.target("gpu", status="unverified", format="aoti", requires={})
+    card = render_card(samples.report(target), target, {"device": "cuda", "engine": "aoti"})
+    assert front_matter(card)["library_name"] == "pytorch"
+    assert front_matter(card)["tags"] == ["aotinductor", "ingot"]
+    assert "onnx" not in card
+    assert "ingot validate ." in card
+    assert "ingot generate ." in card
+    passed = samples.target("gpu", status="pass", format="aoti", requires={})
+    assert "ingot validate" not in render_card(samples.report(passed), passed, {"device": "cuda"})
+
+
+def test_a_format_that_the_hub_has_no_library_for_names_none(samples: ModuleType) -> None:
+    target = samples.target("gpu", format="", requires={})
+    found = front_matter(render_card(samples.report(target), target, {}))
+    assert "library_name" not in found
+    assert found["tags"] == ["ingot"]
