@@ -46,7 +46,7 @@ def open(path: Path, *, threads: int | None = None) -> RowSession:  # noqa: A001
         from torch.jit.mobile import _load_for_lite_interpreter
 
         try:
-            module = _load_for_lite_interpreter(str(place))
+            module = _load_for_lite_interpreter(str(place))  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise InputError(f"torch cannot open the program: {_first(error)}", where=str(place)) from None
     info = session_info(about, str(torch.__version__), "torch lite interpreter")

@@ -153,7 +153,7 @@ class _Layer(torch.nn.Module):
     def forward(self, state: torch.Tensor, positions: torch.Tensor, turns: list[Any]) -> torch.Tensor:
         """[1, tokens, hidden] → the same."""
         if self.parallel:
-            update = self.attention(_apply(self.attention_norm, state), positions, turns)
+            update: torch.Tensor = self.attention(_apply(self.attention_norm, state), positions, turns)
             added: torch.Tensor = self.feed_forward(_apply(self.feed_forward_norm, state))
             return state + (update + added)
         value = _apply(self.attention_norm, state) if self.before else state

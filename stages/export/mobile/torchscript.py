@@ -127,7 +127,7 @@ def dynamic_linear(weight: QuantizedWeight, bias: torch.Tensor | None) -> Any:
     packed = torch._make_per_channel_quantized_tensor(  # noqa: SLF001 - the one way from codes
         codes, scales, torch.zeros(out_features, dtype=torch.int64), 0
     )
-    module = Linear(in_features, out_features, bias_=bias is not None)
+    module = Linear(in_features, out_features, bias_=bias is not None)  # type: ignore[no-untyped-call]
     module.set_weight_bias(packed, bias)
     return module
 
@@ -141,7 +141,8 @@ def traced(network: Any, tokens: int) -> tuple[Any, str]:
     ids = torch.arange(tokens, dtype=torch.int64)[None]
     try:
         with torch.no_grad():
-            program = torch.jit.freeze(torch.jit.trace(network, (ids,), check_trace=False))
+            program = torch.jit.trace(network, (ids,), check_trace=False)  # type: ignore[no-untyped-call]
+            program = torch.jit.freeze(program)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StageError(f"{network.model.model_type} cannot be traced: {reason}") from error
