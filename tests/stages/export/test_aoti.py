@@ -170,7 +170,7 @@ def test_the_stage_writes_programs_without_weights_that_run_eagerly(
         session.logits(np.array([[1]]))
 
 
-@pytest.mark.slow
+@pytest.mark.device  # a C++ compiler
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself while it is imported
 def test_packages_of_aotinductor_compute_what_the_programs_do(
     make_from: Callable[..., Any], tiny_checkpoint: Callable[[str], Path]
@@ -189,7 +189,7 @@ def test_packages_of_aotinductor_compute_what_the_programs_do(
     assert np.abs(with_package.logits(ids) - eager.logits(ids)).max() < 2e-4
 
 
-@pytest.mark.slow
+@pytest.mark.device  # a C++ compiler
 def test_a_program_that_does_not_compile_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
