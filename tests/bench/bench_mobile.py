@@ -3,9 +3,9 @@
     python tests/bench/bench_mobile.py [--tokens 512] [--workdir DIR]
 
 float32, 4 bits rounded to nearest (min-max) and 4 bits by GPTQ, both in groups of 32 with a head of 8 bits,
-are lowered by `export.executorch` and measured by `validate.quality` through ExecuTorch on this host, over the
-whole bundled evaluation text. The last one also runs on an emulated Cortex-A53 and Cortex-A76 over `--tokens`
-of it; `ingot setup arm-emulation` comes first. Instructions are counted; an emulator's time says nothing.
+are lowered by `export.executorch` and measured by `validate.quality` through ExecuTorch on this host, over
+the whole bundled evaluation text. The last one also runs on an emulated Cortex-A53 and Cortex-A76 over
+`--tokens` of it; `ingot setup arm-emulation` comes first. Instructions are counted; emulated time is not.
 Bars: the delegated weights of 4 bits at most 0.17 of those of float32; GPTQ within the gate's 5 % and at most
 0.67 of the log-perplexity that rounding loses; the A76 within 0.5 % of this host; the A53 with 1.5 times as
 many instructions a token of a prompt as the A76.
