@@ -23,3 +23,11 @@ def import_onnxruntime() -> Any:
 
     onnxruntime.disable_telemetry_events()
     return onnxruntime
+
+
+def import_operator_tools() -> Any:
+    """onnxruntime's module that lists the operators of models, which comes with it."""
+    import_onnxruntime()
+    from onnxruntime.tools import ort_format_model
+
+    return ort_format_model

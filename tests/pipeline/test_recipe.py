@@ -187,9 +187,10 @@ def test_a_faulty_recipe_is_refused_with_line_value_and_nearest_name(
         assert fix in str(caught.value.fix)
 
 
-def test_a_target_that_is_planned_only_is_refused_with_its_line(load: Load) -> None:
-    with pytest.raises(RequirementError, match="nvidia is not built yet") as caught:
-        load("model: ckpt\ntargets:\n- cpu\n- nvidia\n")
+def test_a_target_that_is_planned_only_is_refused_with_its_line(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "watch.yaml").write_text("summary: a watch\nstatus: planned\nruntime: onnx\n")
+    with pytest.raises(RequirementError, match="watch is not built yet") as caught:
+        load(f"model: ckpt\ntargets:\n- cpu\n- {tmp_path / 'watch.yaml'}\n")
     assert str(caught.value.where).endswith("ingot.yaml:4")
 
 

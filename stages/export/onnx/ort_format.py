@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ....artifacts.errors import InputError, StageError
-from ....targets.runtimes.library import import_onnxruntime
+from ....targets.runtimes.library import import_onnxruntime, import_operator_tools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,14 +81,13 @@ def _convert(source: Path, target: Path) -> None:
 
 def _operators(paths: Sequence[Path], job: Path) -> str:
     """The list that onnxruntime's `build.sh --include_ops_by_config` takes, without the names of sources."""
-    from onnxruntime.tools.ort_format_model import create_config_from_models
-
+    tools = import_operator_tools()
     place = job / "operators.config"
     logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         # It leaves the files that it reads open for the collector.
         warnings.simplefilter("ignore", ResourceWarning)
-        create_config_from_models(list(paths), place, enable_type_reduction=False)
+        tools.create_config_from_models(list(paths), place, enable_type_reduction=False)
     lines = place.read_text("utf-8").splitlines()
     place.unlink()
     return "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))

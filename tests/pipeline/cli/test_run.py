@@ -46,6 +46,7 @@ TARGET = exactly(
         "items": exactly(path={"type": "string"}, size={"type": "integer"}, sha256=DIGEST),
     },
     metrics={"type": "object", "additionalProperties": METRIC},
+    verified={"type": "object", "additionalProperties": {"enum": ["host", "emulated", "device", ""]}},
 )
 # What the design says that `--json` prints.
 SUMMARY = exactly(
