@@ -49,7 +49,7 @@ class EmulatedParams:
     tolerance_percent: float = param(
         0.5,
         minimum=0,
-        doc="how much worse perplexity (of encoders: the cosine) may be than through the host's kernels, "
+        doc="how far perplexity (of encoders: the cosine) may be from that through the host's kernels, "
         "which sum in another order, and some of which round activations where the others do not",
     )
     limit_seconds: int = param(1800, minimum=1, doc="after which a processor's run is ended; a hung one ends")
@@ -91,8 +91,8 @@ def run(context: Context[EmulatedParams]) -> Result:
 
     Instructions are counted by a plugin of the emulator, those of whole windows and those of single tokens
     apart. peak_memory_bytes is of the whole process, the emulator's translated code included. Raises
-    StageError when the artifact does not run there, when its output is not finite, and when it is worse
-    than the host's by more than the tolerance.
+    StageError when the artifact does not run there, when its output is not finite, and when its score
+    is further from the host's than the tolerance.
     """
     from ...targets.emulated import sandbox
     from ...targets.runtimes.opening import open_session, read_session
@@ -119,7 +119,7 @@ def run(context: Context[EmulatedParams]) -> Result:
         ran = sandbox.run(model, given, output, info.task, name, context.params.limit_seconds)
         score = _score(reference, _read(output, windows), windows)
         found[name] = _entry(ran, score, windows, info.task)
-        _check(name, info.task, score, host, context.params.tolerance_percent)
+        _check(name, score, host, context.params.tolerance_percent)
         context.note(_sentence(name, found[name], info.task, host))
     metric = "cosine" if info.task == "encoder" else "perplexity"
     tokens = sum(map(len, windows))
@@ -204,15 +204,14 @@ def _entry(ran: Ran, score: float, windows: Sequence[Ids], task: str) -> dict[st
     return entry
 
 
-def _check(name: str, task: str, score: float, host: float, tolerance_percent: float) -> None:
-    """Raises StageError for a score worse than the host's; one that is better has its kernels to thank."""
+def _check(name: str, score: float, host: float, tolerance_percent: float) -> None:
+    """Raises StageError for a score that is not finite, or further from the host's than the tolerance."""
     import math
 
-    worse = host / score - 1 if task == "encoder" else score / host - 1
-    if not math.isfinite(score) or worse > tolerance_percent / 100:
+    if not math.isfinite(score) or abs(score / host - 1) > tolerance_percent / 100:
         raise StageError(
             f"on an emulated {name} the artifact scores {score:.6g}, through this host's kernels {host:.6g}, "
-            f"which is more than {tolerance_percent:g} % worse",
+            f"which is more than {tolerance_percent:g} % apart",
             fix="compare their outputs on the first window: one of them computes something else",
         )
 

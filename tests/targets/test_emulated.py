@@ -100,15 +100,17 @@ def test_windows_are_written_as_the_runner_reads_them_and_results_split_by_them(
     assert (first.shape, second.tolist()) == ((3, 2), [[6, 7], [8, 9]])
 
 
-def test_a_worse_score_is_refused_and_a_better_one_is_not() -> None:
-    emulated_arm._check("cortex-a76", "causal-lm", 20.05, 20.0, 0.5)
-    emulated_arm._check("cortex-a76", "causal-lm", 15.0, 20.0, 0.5)
-    with pytest.raises(StageError, match=r"0\.5 % worse"):
-        emulated_arm._check("cortex-a76", "causal-lm", 20.2, 20.0, 0.5)
-    with pytest.raises(StageError, match="worse"):
-        emulated_arm._check("cortex-a76", "encoder", 0.98, 0.99, 0.5)
-    with pytest.raises(StageError, match="worse"):
-        emulated_arm._check("cortex-a76", "causal-lm", float("nan"), 20.0, 0.5)
+def test_a_score_far_from_the_hosts_is_refused_whichever_is_better() -> None:
+    emulated_arm._check("cortex-a76", 20.05, 20.0, 0.5)
+    emulated_arm._check("cortex-a76", 19.95, 20.0, 0.5)
+    with pytest.raises(StageError, match=r"0\.5 % apart"):
+        emulated_arm._check("cortex-a76", 20.2, 20.0, 0.5)
+    with pytest.raises(StageError, match="apart"):
+        emulated_arm._check("cortex-a76", 0.98, 0.99, 0.5)
+    with pytest.raises(StageError, match="apart"):
+        emulated_arm._check("cortex-a76", 15.0, 20.0, 0.5)
+    with pytest.raises(StageError, match="apart"):
+        emulated_arm._check("cortex-a76", float("nan"), 20.0, 0.5)
 
 
 @pytest.mark.device
@@ -126,11 +128,18 @@ def test_the_bundled_model_scores_on_an_emulated_processor_as_it_does_here(
     quantized = run_stage("quantize.dynamic", {"model": source})
     made = run_stage("export.onnx_mobile", {"model": quantized}, run_file=run_file)
     given: dict[str, Any] = {"artifact": made, "reference": reference}
-    params = {"processors": ["cortex-a53", "cortex-a76"], "tokens": 256}
-    found = run_stage("validate.emulated_arm", given, **params)
-    document = json.loads((found.path / "measurements.json").read_text())
-    old, new = (document["emulated"][name] for name in params["processors"])
-    assert document["data"]["tokens"] >= 256
+    # The bar of 0.5 % is of the A76; int8 kernels of the A53 were 0.65 % from this host's.
+    documents = [
+        json.loads((found.path / "measurements.json").read_text())
+        for found in (
+            run_stage(
+                "validate.emulated_arm", given, processors=[name], tokens=256, tolerance_percent=tolerance
+            )
+            for name, tolerance in (("cortex-a53", 1.0), ("cortex-a76", 0.5))
+        )
+    ]
+    old, new = (next(iter(document["emulated"].values())) for document in documents)
+    assert all(document["data"]["tokens"] >= 256 for document in documents)
     # The dot product does four multiplications at once, so kernels with it need far fewer instructions.
     assert old["instructions_per_token"] >= 1.5 * new["instructions_per_token"]
     assert old["dot_products_per_token"] == 0 < new["dot_products_per_token"]
