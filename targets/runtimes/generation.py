@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .base import Sampling
+    from .base import Cache, Sampling, SessionInfo
 
     Ids = npt.NDArray[np.int64]
     Bools = npt.NDArray[np.bool_]
     Floats = npt.NDArray[np.float32]
     # Given the tokens chosen last and which rows go on (None at the start): logits [rows, vocabulary].
     Advance = Callable[[tuple[Ids, Bools] | None], Floats]
+    Step = Callable[..., tuple[Floats, Cache]]
 
 
 def generate(
@@ -54,6 +55,34 @@ def generate(
             break
         last = (tokens, running.copy())
     return rows
+
+
+def generate_by_steps(
+    step: Step, prompts: Sequence[Sequence[int]], info: SessionInfo, sampling: Sampling, padding: int
+) -> list[list[int]]:
+    """New tokens of each prompt, by steps whose masks and ids stand side by side, padded on the left.
+
+    step: as :meth:`Session.step`.  Raises InputError as :func:`generate` and :func:`left_padded` do.
+    """
+    import numpy as np
+
+    if not prompts:
+        return []
+    ids, mask = left_padded(prompts, info.context, padding)
+    past: Cache | None = None
+
+    def advance(last: tuple[Ids, Bools] | None) -> Floats:
+        nonlocal ids, mask, past
+        if last is not None:
+            tokens, running = last
+            # An ended row goes on beside the others; its columns are masked and do not count.
+            ids = np.where(running, tokens, padding)[:, None]
+            mask = np.concatenate([mask, running[:, None].astype(np.int64)], axis=1)
+        logits, past = step(ids, mask, past, logits_from=-1)
+        return logits[:, -1]
+
+    room = [info.context - len(prompt) for prompt in prompts]
+    return generate(advance, room, info.eos_ids, sampling)
 
 
 def left_padded(prompts: Sequence[Sequence[int]], context: int, padding: int) -> tuple[Ids, Ids]:

@@ -104,25 +104,7 @@ class OnnxSession:
         row draws from its own random stream, so what else is in the batch does not change it. Raises
         InputError for an empty prompt and for one that leaves no room in the context.
         """
-        import numpy as np
-
-        if not prompts:
-            return []
-        ids, mask = generation.left_padded(prompts, self._info.context, PADDING)
-        past: Cache | None = None
-
-        def advance(last: tuple[Ids, Bools] | None) -> Floats:
-            nonlocal ids, mask, past
-            if last is not None:
-                tokens, running = last
-                # An ended row goes on beside the others; its columns are masked and do not count.
-                ids = np.where(running, tokens, PADDING)[:, None]
-                mask = np.concatenate([mask, running[:, None].astype(np.int64)], axis=1)
-            logits, past = self.step(ids, mask, past, logits_from=-1)
-            return logits[:, -1]
-
-        room = [self._info.context - len(prompt) for prompt in prompts]
-        return generation.generate(advance, room, self._info.eos_ids, sampling)
+        return generation.generate_by_steps(self.step, prompts, self._info, sampling, PADDING)
 
     def close(self) -> None:
         """Frees onnxruntime's memory; the session cannot be used afterwards."""

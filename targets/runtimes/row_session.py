@@ -94,25 +94,7 @@ class RowSession:
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """See :meth:`Session.generate`; a row ends before an end token, or when the context is full."""
-        import numpy as np
-
-        if not prompts:
-            return []
-        ids, mask = generation.left_padded(prompts, self._info.context, PAD)
-        past: Cache | None = None
-
-        def advance(last: tuple[Ids, Bools] | None) -> Floats:
-            nonlocal ids, mask, past
-            if last is not None:
-                tokens, running = last
-                # An ended row goes on beside the others; its columns are masked and do not count.
-                ids = np.where(running, tokens, PAD)[:, None]
-                mask = np.concatenate([mask, running[:, None].astype(np.int64)], axis=1)
-            logits, past = self.step(ids, mask, past, logits_from=-1)
-            return logits[:, -1]
-
-        room = [self._info.context - len(prompt) for prompt in prompts]
-        return generation.generate(advance, room, self._info.eos_ids, sampling)
+        return generation.generate_by_steps(self.step, prompts, self._info, sampling, PAD)
 
     def close(self) -> None:
         """Frees the programs; the session cannot be used afterwards."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import InputError, StageError
 from . import generation
 from .base import Cache, Sampling, SessionInfo
-from .onnx_graph import check_ids, check_length
+from .onnx_graph import check_ids, check_length, session_info
 from .program import CUDA, DECODE, HEAD, MOST_BATCH, PREFILL, caches, kernels
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class StaticSession:
         self._graphs: dict[int, _Captured] = {}
         self._generations: dict[int, int] = {}
         self._device_ms: float | None = None
-        self._info = _info(about, f"torch {runtime}", str(torch.__version__))
+        self._info = session_info(about, str(torch.__version__), f"torch {runtime}")
 
     @property
     def info(self) -> SessionInfo:
@@ -331,20 +331,3 @@ def _shifted(rows: Any, by: Ids) -> Any:
         return rows
     columns = (np.arange(rows.shape[1])[None] - by[:, None]) % rows.shape[1]
     return rows[np.arange(len(rows))[:, None], columns]
-
-
-def _info(about: Mapping[str, Any], runtime: str, version: str) -> SessionInfo:
-    return SessionInfo(
-        task=str(about["task"]),
-        layers=int(about["layers"]),
-        hidden=int(about["hidden"]),
-        kv_heads=int(about["kv_heads"]),
-        head_dim=int(about["head_dim"]),
-        vocabulary=int(about["vocabulary"]),
-        context=int(about["context"]),
-        bos_id=about.get("bos_id"),
-        eos_ids=tuple(about.get("eos_ids") or ()),
-        pad_id=about.get("pad_id"),
-        runtime=runtime,
-        runtime_version=version,
-    )

@@ -95,25 +95,10 @@ def session_json(model: Architecture, params: AotiParams, longest: int, director
     """The content of `ingot.json`. longest: tokens of the caches.  directory: of the configs, which name the
     special tokens.
     """
-    from ...model.checkpoint import settings
+    from ..session import about_json
 
-    merged = settings(directory)
-    ends = merged.get("eos_token_id")
     return {
-        "schema": SCHEMA,
-        "format": "aoti",
-        "task": model.task,
-        "model_type": model.model_type,
-        "layers": len(model.layers),
-        "hidden": model.hidden,
-        "heads": model.heads,
-        "kv_heads": model.kv_heads,
-        "head_dim": model.head_dim,
-        "vocabulary": model.vocabulary,
-        "context": longest,
-        "bos_id": merged.get("bos_token_id"),
-        "eos_ids": ends if isinstance(ends, list) else [] if ends is None else [ends],
-        "pad_id": merged.get("pad_token_id"),
+        **about_json(model, "aoti", longest, directory),
         "dtype": params.dtype,
         "device": params.device,
         "engine": params.engine,

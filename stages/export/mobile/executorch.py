@@ -86,7 +86,7 @@ def run(context: Context[ExecutorchParams]) -> Result:
     """
     from ...model.checkpoint import Checkpoint
     from ...model.quantized import QuantizedCheckpoint
-    from .about import about_json
+    from ..session import about_json
     from .lower import lower
     from .network import Network
     from .weights import Weights
@@ -116,8 +116,11 @@ def run(context: Context[ExecutorchParams]) -> Result:
     with context.output.create(PROGRAM_FILE) as sink:
         lowered.write(sink)
     checkpoint.copy_sidecars(context.output)
-    about = about_json(model, "executorch", PROGRAM_FILE, length, source.path)
-    context.output.write_json(SESSION_FILE, {**about, "requires": {"executorch": f">={lowered.version}"}})
+    about = about_json(model, "executorch", length, source.path)
+    context.output.write_json(
+        SESSION_FILE,
+        {**about, "file": PROGRAM_FILE, "past": None, "requires": {"executorch": f">={lowered.version}"}},
+    )
     checkpoint.tensors.close()
     return Result(
         facts={

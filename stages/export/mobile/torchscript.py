@@ -70,7 +70,7 @@ def run(context: Context[TorchscriptParams]) -> Result:
     """
     from ...model.checkpoint import Checkpoint
     from ...model.quantized import QuantizedCheckpoint
-    from .about import about_json
+    from ..session import about_json
     from .network import Network
     from .weights import Weights
 
@@ -97,8 +97,10 @@ def run(context: Context[TorchscriptParams]) -> Result:
     with context.output.create(PROGRAM_FILE) as sink:
         sink.write(data)
     checkpoint.copy_sidecars(context.output)
-    about = about_json(model, "torchscript", PROGRAM_FILE, length, source.path)
-    context.output.write_json(SESSION_FILE, {**about, "requires": {"torch": ">=1.9"}})
+    about = about_json(model, "torchscript", length, source.path)
+    context.output.write_json(
+        SESSION_FILE, {**about, "file": PROGRAM_FILE, "past": None, "requires": {"torch": ">=1.9"}}
+    )
     checkpoint.tensors.close()
     return Result(
         facts={

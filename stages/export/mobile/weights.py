@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ....artifacts.errors import IntakeError, StageError
+from ..account import account
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,30 +59,8 @@ class Weights:
         return CodedEmbedding(weight)
 
     def account(self, model: Architecture) -> dict[str, dict[str, int]]:
-        """How many tensors and parameters the network holds at each width, such as `int4` or `float32`.
-
-        Raises IntakeError for a tensor of the checkpoint that the network left out and that the architecture
-        does not name as unused, StageError when nothing of a quantized checkpoint arrived.
-        """
-        parts = {part.name for name, spec in self._specs.items() for part in spec.layout(name)}
-        names = [name for name in self._checkpoint.tensors.names() if name not in parts]
-        for name in (*names, *self._specs):
-            ignored = any(fnmatch.fnmatchcase(name, pattern) for pattern in model.ignored)
-            # Of several kinds of token a phone's single text has the first alone.
-            if name not in self._used and not ignored:
-                raise IntakeError(
-                    f"the tensor {name} is not part of a {model.model_type} network",
-                    where=str(self._checkpoint.directory),
-                    fix="check that config.json belongs to these weights",
-                )
-        if self._quantized is not None and not any(name in self._used for name in self._specs):
-            raise StageError("the checkpoint is quantized, but no quantized weight arrived in the network")
-        counts: dict[str, dict[str, int]] = {}
-        for width, parameters in self._used.values():
-            entry = counts.setdefault(width, {"tensors": 0, "parameters": 0})
-            entry["tensors"] += 1
-            entry["parameters"] += parameters
-        return dict(sorted(counts.items()))
+        """See :func:`ingot.stages.export.account.account`."""
+        return account(self._used, self._checkpoint, self._quantized, model)
 
     def _linear(self, linear: Linear) -> torch.nn.Module:
         bias = self.read(linear.bias) if linear.bias else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....artifacts.errors import CorruptError, IntakeError, StageError
+from ..account import account
 from .graph import Initializer
 from .narrow import narrowed
 from .packing import group_of_block, pack_bits, to_blocks
@@ -184,30 +184,9 @@ class Weights:
             Initializer(f"{name}.zeros", dtype, places, lambda: iter((about_zero(grouped(weight.zeros)),))),
         )
 
-    def account(self, architecture: Architecture) -> dict[str, dict[str, int]]:
-        """How many tensors and parameters the graph holds at each width, such as `int4` or `float32`.
-
-        Raises IntakeError for a tensor of the checkpoint that the graph left out and that the architecture
-        does not name as unused, StageError when nothing of a quantized checkpoint arrived in the graph.
-        """
-        parts = {part.name for name, spec in self._specs.items() for part in spec.layout(name)}
-        names = [name for name in self._checkpoint.tensors.names() if name not in parts]
-        for name in (*names, *self._specs):
-            ignored = any(fnmatch.fnmatchcase(name, pattern) for pattern in architecture.ignored)
-            if name not in self._used and not ignored:
-                raise IntakeError(
-                    f"the tensor {name} is not part of a {architecture.model_type} network",
-                    where=str(self._checkpoint.directory),
-                    fix="check that config.json belongs to these weights",
-                )
-        if self._quantized is not None and not any(name in self._used for name in self._specs):
-            raise StageError("the checkpoint is quantized, but no quantized weight arrived in the graph")
-        counts: dict[str, dict[str, int]] = {}
-        for width, parameters in self._used.values():
-            entry = counts.setdefault(width, {"tensors": 0, "parameters": 0})
-            entry["tensors"] += 1
-            entry["parameters"] += parameters
-        return dict(sorted(counts.items()))
+    def account(self, model: Architecture) -> dict[str, dict[str, int]]:
+        """See :func:`ingot.stages.export.account.account`."""
+        return account(self._used, self._checkpoint, self._quantized, model)
 
     def _weight(self, name: str, shape: tuple[int, int]) -> QuantizedWeight:
         if self._quantized is None:
