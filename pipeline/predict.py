@@ -1,6 +1,6 @@
 """What a node will take: from past runs of its stage, scaled to its work, else from what the stage states.
 
-A stage's estimate (`stages/estimates.py`) says how cost grows with parameters and tokens. Every action record
+A stage's estimate (`stages/estimates/`) says how cost grows with parameters and tokens. Every action record
 keeps what was stated for it, so actual / stated is a factor without a unit: how much more the stage takes,
 here and as it is, than was stated. The median of the newest factors times what is stated now is the
 prediction. It is taken over the records most like the node: those of its own name, else those of equal
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..artifacts import schema
 from ..stages import base
 from ..stages.base import Estimate, Work
-from ..stages.estimates import estimate
+from ..stages.estimates.table import estimate
 from .data import ROLES, texts_of
 
 if TYPE_CHECKING:

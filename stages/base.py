@@ -296,7 +296,7 @@ def stage(
     exclusive: it measures time, so the scheduler runs nothing else beside it.  reads: files that it takes
     beside its inputs and its file parameters, by a name that is the same everywhere; their content and those
     names enter the key.  formats: how a stage that quantizes would store which weights, from headers alone.
-    estimate: what it takes on an ordinary machine, until past runs tell; the built-in ones: `estimates.py`.
+    estimate: what it takes on an ordinary machine, until past runs tell; the built-in ones: `estimates/`.
     any_architecture: it also takes models outside the table of families, whose layers nothing here knows.
     accepts: raises InputError for quantized weights that it does not take, asked where formats are known
     before anything runs.

@@ -10,7 +10,7 @@ from ingot.artifacts.errors import RecipeError
 from ingot.pipeline.cli.inspect import show
 from ingot.pipeline.inspection import inspect
 from ingot.stages import base
-from ingot.stages.estimates import TABLE
+from ingot.stages.estimates.table import TABLE
 from safetensors.numpy import load_file
 
 from .test_graph import folder, graph

@@ -14,8 +14,9 @@ from ingot.artifacts.manifest import Action
 from ingot.pipeline.graph import Graph, Node
 from ingot.pipeline.makespan import makespan
 from ingot.pipeline.predict import NEWEST, Prediction, Predictor
-from ingot.stages import base, estimates
+from ingot.stages import base
 from ingot.stages.base import Estimate, Work
+from ingot.stages.estimates import rounding, table
 from ingot.targets.host import Host
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def done(node: Node = QUANTIZE, times: float = 1.0, host: Host = HOST, **facts: 
 
 def test_without_a_past_run_the_stage_states_its_own_estimate() -> None:
     found = predict()
-    stated = estimates.rounding(QUANTIZE.params, found.work)
+    stated = rounding.rounding(QUANTIZE.params, found.work)
     assert (found.runs, found.basis) == (0, "estimated")
     assert (found.cpu_seconds, found.output_bytes) == (stated.cpu_seconds, stated.output_bytes)
     assert (found.held_bytes, found.max_rss_bytes) == (
@@ -172,7 +173,7 @@ CHOSEN = {
 @pytest.mark.parametrize("name", sorted(base.BUILTIN))
 def test_every_built_in_stage_states_an_estimate_that_grows_with_the_model(name: str) -> None:
     stage = base.get(name)
-    assert name in estimates.TABLE or stage.estimate is not None
+    assert name in table.TABLE or stage.estimate is not None
     values = {
         field: ("x",) if schema.takes_many(stage.params, field) else "x"
         for field, kept in schema.fields(stage.params).items()
@@ -181,8 +182,8 @@ def test_every_built_in_stage_states_an_estimate_that_grows_with_the_model(name:
     values |= CHOSEN.get(name, {})
     inputs = {each: (kinds[0], 1_000_000) for each, kinds in stage.inputs.items()}
     large = {each: (kind, 1000 * size) for each, (kind, size) in inputs.items()}
-    few = estimates.estimate(stage, stage.params(**values), Work(10**6, 10**6, 1000, inputs, 2))
-    many = estimates.estimate(stage, stage.params(**values), Work(10**9, 10**9, 1000, large, 2))
+    few = table.estimate(stage, stage.params(**values), Work(10**6, 10**6, 1000, inputs, 2))
+    many = table.estimate(stage, stage.params(**values), Work(10**9, 10**9, 1000, large, 2))
     assert many.cpu_seconds > few.cpu_seconds > 0
     assert many.output_bytes >= few.output_bytes > 0
     assert many.memory_bytes >= few.memory_bytes > 0
@@ -193,8 +194,8 @@ def test_a_stage_of_another_package_may_state_its_own_estimate() -> None:
         return Estimate(2.0 * work.parameters, 3, 4)
 
     stage = replace(base.get("quantize.rtn"), name="mine", estimate=mine)
-    assert estimates.estimate(stage, None, Work(parameters=5)) == Estimate(10.0, 3, 4)
-    assert estimates.estimate(replace(stage, estimate=None), None, Work(5)).cpu_seconds > 0
+    assert table.estimate(stage, None, Work(parameters=5)) == Estimate(10.0, 3, 4)
+    assert table.estimate(replace(stage, estimate=None), None, Work(5)).cpu_seconds > 0
 
 
 def test_nodes_run_beside_one_another_where_cores_allow() -> None:
