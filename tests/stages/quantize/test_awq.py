@@ -98,7 +98,8 @@ def test_what_is_written_is_the_network_of_the_walk(
     assert np.abs(apart - expected).max() > 0.01 * np.abs(expected).max() or family == "bert"
 
 
-@pytest.mark.parametrize(("family", "rounding"), WAYS)
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_no_weight_loses_more_than_by_clipping_alone(
     family: str, rounding: str, calibrated: Any, uneven: Any
 ) -> None:
@@ -112,6 +113,9 @@ def test_no_weight_loses_more_than_by_clipping_alone(
         assert entry["rounding"] in ("nearest", rounding)
         assert (entry["alpha"] is None) == (entry["unscaled"] is not None)
     scaled = [entry for entry in found.tensors.values() if entry["alpha"] is not None]
+    if (family, rounding) == ("bert", "gptq"):  # columns that pay for one another leave scales nothing to win
+        assert not scaled
+        return
     assert (
         0
         < sum(entry["weighted_error"] for entry in scaled)
