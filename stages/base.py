@@ -34,9 +34,9 @@ Progress = Callable[[int, int, str], None]
 
 ENTRY_POINTS = "ingot.stages"
 # The artifact kinds that a runtime of `targets/runtimes/` opens as a session.
-RUNNABLE = ("onnx", "aoti", "executorch", "torchscript")
+RUNNABLE = ("onnx", "aoti", "executorch", "torchscript", "tensorrt-engine")
 # Those that a target delivers, and that something else runs; what measures them waits for that.
-DELIVERED = ("tensorrt-engine", "packed-checkpoint")
+DELIVERED = ("packed-checkpoint",)
 
 BUILTIN: Mapping[str, str] = {
     "load": "ingot.stages.load.stage",

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import functools
+import importlib.metadata
 import importlib.util
 
+# A distribution may be named after the CUDA that it is for.
+CUDA_SUFFIXES = ("-cu13", "-cu12")
 TENSORRT, TENSORRT_RTX, NONE = "tensorrt", "tensorrt_rtx", "none"
+# The compute capabilities, times ten, that TensorRT-RTX builds engines for and runs on; none of Hopper.
+RTX_SM = (75, 80, 86, 89, 120, 121)
 
 
 @functools.cache
@@ -19,6 +25,14 @@ def tensorrt_library() -> str:
     if _has_module(TENSORRT) and (_has_module("tensorrt_libs") or ctypes.util.find_library("nvinfer")):
         return TENSORRT
     return TENSORRT_RTX if _has_module(TENSORRT_RTX) else NONE
+
+
+def version_of(library: str) -> str | None:
+    """The version of an installed library by the name of its module, None where it is not installed."""
+    for suffix in ("", *CUDA_SUFFIXES):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(library.replace("_", "-") + suffix)
+    return None
 
 
 def _has_module(name: str) -> bool:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from .sweep import Cell, Sweep
 
 # Graphs and what lies beside them, such as model.onnx.data.
-MODEL_FILES = ("model.onnx", "encoder.onnx", "weights.safetensors", "prefill.pt2", "head.pt2", "decode.pt2")
+MODEL_FILES = (
+    "model.onnx", "encoder.onnx", "model.engine", "encoder.engine", "weights.safetensors",
+    "prefill.pt2", "head.pt2", "decode.pt2",
+)  # fmt: skip
 # Above this share of the processor used by others, timings are rough and the report must say so.
 BUSY_SHARE = 0.25
 BUSY_SECONDS = 0.3

@@ -6,6 +6,8 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Protocol
 
 from ...targets.gpu import probe
+from ...targets.libraries import NONE, RTX_SM, TENSORRT_RTX, tensorrt_library, version_of
+from ...targets.runtimes.engine_about import FORMAT as ENGINE
 from ...targets.runtimes.program import CUDA, cuda_needs
 from ..base import Requirement
 
@@ -19,10 +21,6 @@ SM_DOC = "the lowest compute capability, times ten, of the profile's device; 0 f
 ONNXRUNTIME_GPU = "onnxruntime-gpu"
 # What Ingot writes and others run: what is missing to measure it, and what to do.
 OTHERS = {
-    "tensorrt-engine": (
-        "a runtime of Ingot's for TensorRT engines",
-        "run it with its library on the GPU that it was built for; the graph it was built from is measured",
-    ),
     "packed-checkpoint": (
         "a runtime of Ingot's for packed checkpoints",
         "load it in vLLM, TensorRT-LLM or transformers; the same codes in ONNX are measured",
@@ -64,11 +62,26 @@ def requirements(params: OnDevice) -> tuple[Requirement, ...]:
 
 
 def _needs(params: OnDevice) -> Iterable[tuple[str, bool, str]]:
+    if params.format == ENGINE:
+        return (*cuda_needs(), *_engine_needs())
     if params.format != "onnx":
         return cuda_needs()
     has_runtime = _is_installed(ONNXRUNTIME_GPU)
     gpu = () if params.sm else (("an NVIDIA GPU", bool(probe()), LATER),)
     return (*gpu, (f"{ONNXRUNTIME_GPU} on it", has_runtime, f"pip install {ONNXRUNTIME_GPU}"))
+
+
+def _engine_needs() -> Iterable[tuple[str, bool, str]]:
+    """A library that runs engines, and, where that is TensorRT-RTX, a GPU that it knows."""
+    library, gpus = tensorrt_library(), probe()
+    yield "a library that runs TensorRT engines", library != NONE, "pip install 'ingot[nvidia]'"
+    if library == TENSORRT_RTX and gpus:
+        known = int(gpus[0].sm) in RTX_SM
+        yield (
+            f"a TensorRT-RTX for SM {gpus[0].sm}",
+            known,
+            f"run it on a GPU of SM {', '.join(map(str, RTX_SM))}, or install the whole of TensorRT",
+        )
 
 
 def _is_installed(distribution: str) -> bool:
@@ -85,5 +98,7 @@ def versions(params: OnDevice) -> Mapping[str, str | None]:
         return {}
     gpus = [f"{gpu.name} sm{gpu.sm} CUDA {gpu.driver}" for gpu in probe()]
     opened = ONNXRUNTIME_GPU if params.format == "onnx" else "torch"
-    version = importlib.metadata.version(opened) if _is_installed(opened) else None
-    return {"gpu": gpus[0] if gpus else None, opened: version}
+    found = {opened: importlib.metadata.version(opened) if _is_installed(opened) else None}
+    if params.format == ENGINE and (library := tensorrt_library()) != NONE:
+        found[library] = version_of(library)
+    return {"gpu": gpus[0] if gpus else None, **found}

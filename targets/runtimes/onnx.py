@@ -13,7 +13,7 @@ from ...artifacts.errors import InputError
 from . import generation
 from .base import Cache, Sampling, SessionInfo
 from .onnx_about import CAUSAL, ONNX, SEQ2SEQ, read_about
-from .onnx_graph import OnnxGraph, cache_names, check_ids, check_length, empty_cache, session_info
+from .onnx_graph import Graph, OnnxGraph, cache_names, check_ids, check_length, empty_cache, session_info
 from .onnx_pair import PADDING, OnnxPairSession
 
 if TYPE_CHECKING:
@@ -42,26 +42,28 @@ def open(  # noqa: A001 - its name
     graph needs.
     """
     about = read_about(path, ONNX)
+    graph = OnnxGraph(path / str(about.get("file", MODEL_FILE)), about, threads, device)
     if about["task"] == SEQ2SEQ:
-        return OnnxPairSession(path, about, str(about.get("file", MODEL_FILE)), threads, device)
-    return OnnxSession(path, about, threads, device)
+        return OnnxPairSession(
+            OnnxGraph(path / str(about["encoder"]["file"]), about, threads, device), graph, about
+        )
+    return OnnxSession(graph, about)
 
 
 class OnnxSession:
     """An open graph; follows :class:`ingot.targets.runtimes.base.Session`.
 
-    Calls may come from several threads. Raises InputError for ids outside the vocabulary, sequences longer
+    graph: what computes, by whatever runtime.  about: what `ingot.json` says.  Calls may come from several
+    threads. Raises InputError for ids outside the vocabulary, sequences longer
     than the model's context, and shapes that do not fit; StageError when onnxruntime fails.
     """
 
-    def __init__(
-        self, path: Path, about: Mapping[str, Any], threads: int | None, device: str = "cpu"
-    ) -> None:
-        self._graph = OnnxGraph(path / str(about.get("file", MODEL_FILE)), about, threads, device)
-        self._result = self._graph.outputs[0]
-        self._logits_from = about.get("logits_from")
+    def __init__(self, graph: Graph, about: Mapping[str, Any]) -> None:
+        self._graph = graph
+        self._result = graph.outputs[0]
+        self._logits_from = about.get("logits_from") if graph.has_defaults else None
         self._cache = cache_names(about) if about["task"] == CAUSAL else {}
-        self._info = session_info(about, self._graph.version)
+        self._info = session_info(about, graph.version, graph.runtime)
 
     @property
     def info(self) -> SessionInfo:
@@ -71,8 +73,7 @@ class OnnxSession:
     def logits(self, input_ids: Ids, attention_mask: Ids | None = None) -> Floats:
         """See :meth:`Session.logits`; keys and values are not fetched."""
         feeds = self._feeds(input_ids, attention_mask, None)
-        result: Floats = self._graph.run([self._result], feeds)[0]
-        return result
+        return self._graph.host(self._graph.run([self._result], feeds)[0])
 
     def step(
         self,
@@ -95,7 +96,7 @@ class OnnxSession:
         if not self._logits_from:
             result = result[:, logits_from:]
         length = (past.length if past else 0) + input_ids.shape[1]
-        return result, Cache(dict(zip(self._cache, present, strict=True)), length)
+        return self._graph.host(result), Cache(dict(zip(self._cache, present, strict=True)), length)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """See :meth:`Session.generate`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...artifacts.errors import InputError, RequirementError, StageError
 from ..host import physical_cores
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Ids = npt.NDArray[np.int64]
+    Floats = npt.NDArray[np.float32]
 
 HALF = "tensor(float16)"
 # What onnxruntime calls a device; the processor takes what a device has no kernel for, such as shapes.
@@ -28,15 +29,41 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MOST_HEADS = 1 << 16
 
 
+class Graph(Protocol):
+    """An open graph, whatever runs it. inputs, outputs: names in the graph's order.
+
+    shapes: of inputs by name, with the name of a dimension that varies, or None, in its place.  types: of
+    inputs by name, as onnxruntime calls them, such as `tensor(float16)`.  has_defaults: whether inputs that
+    may be left out can be given.  runtime, version: what runs it.
+    """
+
+    runtime: str
+    version: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: Mapping[str, tuple[Any, ...]]
+    types: Mapping[str, str]
+    has_defaults: bool
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """The outputs of those names, wherever the runtime has them; they may be fed again."""
+
+    def host(self, value: Any) -> Floats:
+        """An output as an array."""
+
+    def close(self) -> None:
+        """Frees the runtime's memory; the graph cannot be run afterwards."""
+
+
 class OnnxGraph:
-    """An open graph; ``inputs`` and ``outputs`` are names, in the graph's order.
+    """A graph in onnxruntime; follows :class:`Graph`.
 
     device: `cpu` or `cuda`.
-    shapes: of inputs by name, with the name of a dimension that varies, or None, in its place.  types: of
-    inputs by name, as onnxruntime calls them, such as `tensor(float16)`.
     threads: all physical cores when None.  Raises InputError for a file that may not be opened (see
     `onnx_file.py`), and when onnxruntime cannot open it.
     """
+
+    runtime, has_defaults = "onnxruntime", True
 
     def __init__(
         self, path: Path, about: Mapping[str, Any], threads: int | None, device: str = "cpu"
@@ -76,6 +103,11 @@ class OnnxGraph:
         except Exception as error:  # noqa: BLE001 - onnxruntime has one exception type for each status code
             raise StageError(f"onnxruntime failed: {_first_line(error)}") from None
         return results
+
+    def host(self, value: Any) -> Floats:
+        """See :meth:`Graph.host`."""
+        result: Floats = value
+        return result
 
     def close(self) -> None:
         """Frees onnxruntime's memory; the graph cannot be run afterwards."""
@@ -136,7 +168,7 @@ def cache_names(about: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def empty_cache(names: Collection[str], graph: OnnxGraph, batch: int) -> dict[str, Any]:
+def empty_cache(names: Collection[str], graph: Graph, batch: int) -> dict[str, Any]:
     """The past of a sequence's first step, [batch, kv_heads, 0, head_dim] in the dtype of each input named.
 
     Raises InputError when the graph has no such inputs, or of another shape.

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import InputError
 from . import generation
 from .base import Cache, Sampling, SessionInfo, Source
-from .onnx_graph import OnnxGraph, cache_names, check_ids, check_length, empty_cache, session_info
+from .onnx_graph import cache_names, check_ids, check_length, empty_cache, session_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
+
+    from .onnx_graph import Graph
 
     Ids = npt.NDArray[np.int64]
     Bools = npt.NDArray[np.bool_]
@@ -27,22 +28,20 @@ PADDING = 0
 class OnnxPairSession:
     """Two open graphs; follows :class:`ingot.targets.runtimes.base.PairSession`.
 
-    Calls may come from several threads. Raises InputError for ids outside the vocabulary, sequences longer
+    encoder, decoder: what computes, by whatever runtime.  about: what `ingot.json` says.  Calls may come from
+    several threads. Raises InputError for ids outside the vocabulary, sequences longer
     than the model's context, and shapes that do not fit; StageError when onnxruntime fails.
     """
 
-    def __init__(
-        self, path: Path, about: Mapping[str, Any], model_file: str, threads: int | None, device: str = "cpu"
-    ) -> None:
-        self._encoder = OnnxGraph(path / str(about["encoder"]["file"]), about, threads, device)
-        self._decoder = OnnxGraph(path / model_file, about, threads, device)
-        self._result = self._decoder.outputs[0]
-        self._logits_from = about.get("logits_from")
+    def __init__(self, encoder: Graph, decoder: Graph, about: Mapping[str, Any]) -> None:
+        self._encoder, self._decoder = encoder, decoder
+        self._result = decoder.outputs[0]
+        self._logits_from = about.get("logits_from") if decoder.has_defaults else None
         self._cache = cache_names(about)
         parts = [(layer, part) for layer in range(int(about["layers"])) for part in ("key", "value")]
         self._crossing = tuple(str(about["cross"]).format(layer=layer, part=part) for layer, part in parts)
         self._first = about.get("first_id")
-        self._info = session_info(about, self._decoder.version)
+        self._info = session_info(about, decoder.version, decoder.runtime)
 
     @property
     def info(self) -> SessionInfo:
@@ -65,8 +64,8 @@ class OnnxPairSession:
 
     def logits(self, source: Source, target_ids: Ids) -> Floats:
         """See :meth:`PairSession.logits`; keys and values are not fetched."""
-        result: Floats = self._decoder.run([self._result], self._feeds(source, target_ids, None))[0]
-        return result
+        found = self._decoder.run([self._result], self._feeds(source, target_ids, None))
+        return self._decoder.host(found[0])
 
     def step(
         self, source: Source, target_ids: Ids, past: Cache | None = None, logits_from: int = 0
@@ -81,7 +80,7 @@ class OnnxPairSession:
         if not self._logits_from:
             result = result[:, logits_from:]
         length = (past.length if past else 0) + target_ids.shape[1]
-        return result, Cache(dict(zip(self._cache, present, strict=True)), length)
+        return self._decoder.host(result), Cache(dict(zip(self._cache, present, strict=True)), length)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """See :meth:`PairSession.generate`.

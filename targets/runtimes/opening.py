@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from .base import PairSession, Session
 
-FORMATS = (ONNX, AOTI, EXECUTORCH, TORCHSCRIPT) = ("onnx", "aoti", "executorch", "torchscript")
+FORMATS = (ONNX, AOTI, EXECUTORCH, TORCHSCRIPT, ENGINE) = (
+    "onnx", "aoti", "executorch", "torchscript", "tensorrt-engine",
+)  # fmt: skip
 
 
 def format_of(path: Path) -> str:
@@ -59,6 +61,13 @@ def import_runtime(path: Path) -> None:
         from .executorch import import_executorch
 
         import_executorch()
+    elif form == ENGINE:
+        import torch
+
+        from .engine_about import read_about
+        from .engine_file import import_library
+
+        import_library(read_about(path).library)
     else:
         import torch._inductor.package  # noqa: F401 - for what importing it does
 
@@ -83,6 +92,10 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "cpu")
         from . import executorch
 
         return executorch.open(path, threads=threads)
+    if form == ENGINE:
+        from . import engine
+
+        return engine.open(path)
     from . import onnx
 
     return onnx.open(path, threads=threads, device=device)

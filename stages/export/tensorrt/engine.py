@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....artifacts.errors import StageError
 from ....targets.libraries import TENSORRT_RTX
+from ....targets.runtimes.engine_file import dtype_name, new_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,7 @@ def build(path: Path, plan: Plan) -> Built:
     Raises StageError with the nodes that the parser refuses, or with the builder's own errors.
     """
     trt = importlib.import_module(plan.library)
-    log = _logger(trt)
+    log = new_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -85,7 +86,7 @@ def build(path: Path, plan: Plan) -> Built:
         reasons = "; ".join(dict.fromkeys(log.errors)) or "it gave no reason"
         raise StageError(f"{plan.library} builds no engine of {path.name}: {reasons}", fix=_advice(reasons))
     about = {
-        "inputs": {tensor.name: str(tensor.dtype).rpartition(".")[2].lower() for tensor in inputs},
+        "inputs": {tensor.name: dtype_name(tensor.dtype) for tensor in inputs},
         "outputs": [network.get_output(index).name for index in range(network.num_outputs)],
         "profiles": [str(profile["name"]) for profile in plan.profiles],
         "layers": network.num_layers,
@@ -129,24 +130,6 @@ def _advice(reasons: str) -> str:
     if "dedicated kernel" in reasons:
         return "set export.dtype: float16 or bfloat16"
     return "read the stage's log, which holds all that the library says"
-
-
-def _logger(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc] # its base is known while running alone
-        """Keeps errors, and prints what is more than a remark into the stage's log."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            """Called by the library from its own threads."""
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(message.strip())
-            if severity <= trt.ILogger.Severity.WARNING:
-                print(message)  # noqa: T201 - standard output of a stage is its log
-
-    return Log()
 
 
 def _configure(trt: Any, config: Any, plan: Plan) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 from dataclasses import dataclass
@@ -12,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 from ....artifacts.errors import InputError, RequirementError
 from ....artifacts.schema import param
 from ....targets.gpu import probe
-from ....targets.libraries import NONE, TENSORRT, TENSORRT_RTX, tensorrt_library
+from ....targets.libraries import NONE, RTX_SM, TENSORRT, TENSORRT_RTX, tensorrt_library, version_of
+from ....targets.runtimes.engine_about import ENGINE_SCHEMA, FORMAT
+from ....targets.runtimes.onnx_about import DESCRIPTION
 from ...base import Context, Estimate, Requirement, Result, Work, stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 AUTO = "auto"
-SESSION_FILE = "ingot.json"
 ENGINE_FILE = "engine.json"
-SCHEMA = "ingot/engine/v1"
-# The compute capabilities, times ten, that TensorRT-RTX builds for without a GPU; none of Hopper.
-RTX_SM = (75, 80, 86, 89, 120, 121)
 # What stays behind of the graphs' artifact, which the engine replaces.
 GRAPHS = (".onnx", ".data")
 
@@ -66,7 +63,7 @@ def library_of(params: TensorrtParams) -> str:
     found = tensorrt_library()
     if params.library == AUTO:
         return found
-    is_here = found == params.library or (params.library == TENSORRT_RTX and _version(TENSORRT_RTX))
+    is_here = found == params.library or (params.library == TENSORRT_RTX and version_of(TENSORRT_RTX))
     return params.library if is_here else NONE
 
 
@@ -107,7 +104,7 @@ def requirements(params: TensorrtParams) -> tuple[Requirement, ...]:
 def versions(params: TensorrtParams) -> Mapping[str, str | None]:
     """The library that builds, whose engines no other version runs."""
     library = library_of(params)
-    return {library: _version(library)} if library != NONE else {TENSORRT_RTX: None}
+    return {library: version_of(library)} if library != NONE else {TENSORRT_RTX: None}
 
 
 def estimate(_params: TensorrtParams, work: Work) -> Estimate:
@@ -120,7 +117,7 @@ def estimate(_params: TensorrtParams, work: Work) -> Estimate:
     "export.tensorrt",
     params=TensorrtParams,
     inputs={"model": ("onnx",)},
-    output="tensorrt-engine",
+    output=FORMAT,
     version=1,
     determinism="nondeterministic",
     tools=(),
@@ -142,7 +139,7 @@ def run(context: Context[TensorrtParams]) -> Result:
     for requirement in requirements(params):
         if not requirement.met:
             raise RequirementError(f"the export needs {requirement.name}", fix=requirement.fix)
-    about = json.loads((source.path / SESSION_FILE).read_text("utf-8"))
+    about = json.loads((source.path / DESCRIPTION).read_text("utf-8"))
     if "profiles" not in about:
         raise InputError(
             "the graph has no profiles of shapes",
@@ -167,9 +164,9 @@ def run(context: Context[TensorrtParams]) -> Result:
         with context.output.create("timing.cache") as sink:
             sink.write(cache)
     document = {
-        "schema": SCHEMA,
+        "schema": ENGINE_SCHEMA,
         "library": library,
-        "library_version": _version(library),
+        "library_version": version_of(library),
         "sm": params.sm,
         "weights_stripped": params.strip_weights,
         "engines": engines,
@@ -177,28 +174,21 @@ def run(context: Context[TensorrtParams]) -> Result:
     context.output.write_json(ENGINE_FILE, document)
     _copy(source.path, context)
     context.output.write_json(
-        SESSION_FILE,
+        DESCRIPTION,
         {
             **about,
-            "format": "tensorrt-engine",
+            "format": FORMAT,
             "engine": ENGINE_FILE,
-            "requires": {library: _version(library)},
+            "requires": {library: version_of(library)},
         },
     )
-    facts = {**source.facts, "requires": {library: _version(library)}, "engine": document}
+    facts = {**source.facts, "requires": {library: version_of(library)}, "engine": document}
     return Result(facts=facts, observed={"build_seconds": seconds})
 
 
 def _copy(directory: Path, context: Context[TensorrtParams]) -> None:
     """Tokenizer, configs and profiles as they are."""
     for path in sorted(directory.iterdir()):
-        if path.is_file() and path.suffix not in GRAPHS and path.name != SESSION_FILE:
+        if path.is_file() and path.suffix not in GRAPHS and path.name != DESCRIPTION:
             with path.open("rb") as stream, context.output.create(path.name) as sink:
                 shutil.copyfileobj(stream, sink)
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library.replace("_", "-"))
-    except importlib.metadata.PackageNotFoundError:
-        return None

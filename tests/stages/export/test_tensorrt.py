@@ -14,8 +14,9 @@ import pytest
 from ingot.artifacts.errors import InputError, RequirementError, StageError
 from ingot.stages.export.tensorrt import stage as module
 from ingot.stages.export.tensorrt.engine import parse_error, refused
-from ingot.stages.export.tensorrt.stage import RTX_SM, TensorrtParams, requirements
+from ingot.stages.export.tensorrt.stage import TensorrtParams, requirements
 from ingot.targets.gpu import Gpu
+from ingot.targets.libraries import RTX_SM
 
 ONNX, ENGINE = "export.onnx_nvidia", "export.tensorrt"
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
@@ -26,7 +27,7 @@ HOPPER = Gpu("H100", "90", 80 << 30, 1980, 2619, "13.0")
 def unmet(monkeypatch: Any, found: str, gpus: tuple[Gpu, ...] = (), **params: Any) -> list[tuple[str, str]]:
     monkeypatch.setattr(module, "tensorrt_library", lambda: found)
     monkeypatch.setattr(module, "probe", lambda: gpus)
-    monkeypatch.setattr(module, "_version", lambda name: "1.7" if name == found else None)
+    monkeypatch.setattr(module, "version_of", lambda name: "1.7" if name == found else None)
     return [(each.name, each.fix) for each in requirements(TensorrtParams(**params)) if not each.met]
 
 
@@ -113,7 +114,7 @@ def test_without_a_library_the_stage_says_so_before_it_reads_anything(
     monkeypatch: Any, export: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(module, "tensorrt_library", lambda: "none")
-    monkeypatch.setattr(module, "_version", lambda name: None)
+    monkeypatch.setattr(module, "version_of", lambda name: None)
     with pytest.raises(RequirementError, match="tensorrt_rtx, which builds engines"):
         export(tmp_path, "onnx", ENGINE)
 
