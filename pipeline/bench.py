@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..stages.validate.cost import MODEL_FILES, CostParams, Series, measure, quantiles
 from ..stages.validate.sweep import Cell, measure_sweep
+from ..targets import profile as profiles
 from ..targets.host import physical_cores
+from .delivery_manifest import read_manifest
 from .measurements import SweepCell, sweep_cells
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TIMES = ("prefill_ms", "decode_ms")
+# What a sweep takes where nothing says its sizes: doubling shows where a device is full.
+SIZES: Mapping[str, tuple[int, ...]] = {"batch": (1, 2, 4, 8), "sequence": (32, 128, 512)}
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,20 @@ def bench(directories: Mapping[str, Path], params: CostParams, progress: Callabl
     return Bench(rows, threads, plan.prefill_tokens, plan.decode_tokens, runtime, cells, left_out)
 
 
+def sweep_sizes(directories: Iterable[Path], axis: str) -> tuple[int, ...]:
+    """The sizes of an axis, `batch` or `sequence`, that the profiles of deliveries validate, all together;
+    SIZES where none says any, as of an artifact of the store.
+    """
+    found: set[int] = set()
+    for directory in directories:
+        manifest = read_manifest(directory)
+        name = manifest.get("profile") if manifest else None
+        # Not a profile of a file: a delivery may be anybody's.
+        if name in profiles.names():
+            found.update(getattr(profiles.get(str(name)).verify, axis) or ())
+    return tuple(sorted(found)) or SIZES[axis]
+
+
 def to_json(measured: Bench) -> dict[str, object]:
     """What `ingot bench --json` prints: everything but single samples."""
     plain = asdict(measured)
@@ -108,6 +126,7 @@ def _sweep(
         params.sweep,
         passes=params.passes,
         threads=threads,
+        device=params.device,
         progress=lambda done, _total: progress(done),
     )
     return sweep_cells(found.to_json()), found.left_out

@@ -339,7 +339,11 @@ class Branch:
         if DEVICE not in places or (kind == "quality" and HOST in places):
             return {}
         origin = f"profile {self._profile.name} (verify)"
-        values = {"device": verify.device or CUDA, "format": form, "sm": self._profile.limits.sm or 0}
+        values: dict[str, object] = {
+            "device": verify.device or CUDA, "format": form, "sm": self._profile.limits.sm or 0,
+        }  # fmt: skip
+        if kind == "cost" and len(verify.batch or ()) * len(verify.sequence or ()) > 1:
+            values |= {"sweep_batch": list(verify.batch or ()), "sweep_sequence": list(verify.sequence or ())}
         return {name: Setting((kind, name), value, origin) for name, value in values.items()}
 
     def _check_text(self, node: Node) -> None:

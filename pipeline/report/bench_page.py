@@ -11,6 +11,7 @@ from . import curves, heat
 from .figures import SWEEP_TITLES, Figure
 from .parts import percentiles
 from .svg import Fragment
+from .sweep_lines import sweep_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,3 +76,6 @@ def _sweeps(measured: Bench) -> Iterator[Figure]:
             base = None if name == names[0] else names[0]
             grid = heat.sweep_grid(measured.sweep, name, metric, base, best)
             yield Figure(f"{name}: {title}", grid)
+            lines = sweep_lines(measured.sweep, name, metric, base)
+            if lines is not None:
+                yield Figure(f"{name}: {title}, latency by throughput", lines)

@@ -11,6 +11,7 @@ from ..units import significant
 from . import curves, heat, pareto
 from .layer_bars import layer_bars
 from .svg import Fragment
+from .sweep_lines import sweep_lines
 from .waterfall import waterfall
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ def sweeps(report: RunReport) -> Iterator[Figure]:
         for target in swept if best else ():
             grid = heat.sweep_grid(target.sweep, "value", metric, "reference", best)
             yield Figure(f"{target.name}: {title}", grid)
+            curves = sweep_lines(target.sweep, "value", metric, "reference")
+            if curves is not None:
+                yield Figure(f"{target.name}: {title}, latency by throughput", curves)
 
 
 def trades(report: RunReport) -> Iterator[Figure]:

@@ -69,7 +69,8 @@ class EngineGraph:
     def __init__(self, engine: EngineFile, library: str, memory: CudaMemory) -> None:
         self._engine, self.memory = engine, memory
         self.runtime, self.version = TITLES[library], engine.version
-        self.inputs, self.outputs, self.shapes = engine.inputs, engine.outputs, engine.shapes
+        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self.shapes: dict[str, tuple[Any, ...]] = dict(engine.shapes)
         half = ("float16", "bfloat16")
         self.types = {name: HALF if engine.dtypes[name] in half else FLOAT for name in self.inputs}
         self.most_rows = engine.longest(self.inputs[0], 0)

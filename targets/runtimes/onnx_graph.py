@@ -41,8 +41,8 @@ class Graph(Protocol):
     version: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    shapes: Mapping[str, tuple[Any, ...]]
-    types: Mapping[str, str]
+    shapes: dict[str, tuple[Any, ...]]
+    types: dict[str, str]
     has_defaults: bool
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
@@ -91,7 +91,9 @@ class OnnxGraph:
         self.version = str(runtime.__version__)
         self.inputs = tuple(str(node.name) for node in session.get_inputs())
         self.outputs = tuple(str(node.name) for node in session.get_outputs())
-        self.shapes = {str(node.name): tuple(node.shape) for node in session.get_inputs()}
+        self.shapes: dict[str, tuple[Any, ...]] = {
+            str(node.name): tuple(node.shape) for node in session.get_inputs()
+        }
         self.types = {str(node.name): str(node.type) for node in session.get_inputs()}
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:

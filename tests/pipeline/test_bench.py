@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ingot.artifacts.errors import RecipeError, StoreError
-from ingot.pipeline.bench import Bench, bench, to_json
+from ingot.pipeline.bench import SIZES, Bench, bench, sweep_sizes, to_json
 from ingot.pipeline.cli.bench import sweep_axes
 from ingot.pipeline.cli.bench_view import show_bench
+from ingot.pipeline.delivery_manifest import SCHEMA
 from ingot.pipeline.report.bench_page import render_page, write_page
 from ingot.stages.validate.cost import CostParams
 
@@ -38,12 +39,29 @@ def test_axes_are_read_and_spaces_allowed() -> None:
     assert sweep_axes(()) == {}
 
 
+def test_axes_without_numbers_take_the_sizes_of_profiles(tmp_path: Path) -> None:
+    assert sweep_axes(("batch,sequence",)) == {"batch": (), "sequence": ()}
+    assert sweep_axes(("batch", "sequence=32")) == {"batch": (), "sequence": (32,)}
+    for name in ("nvidia-sm89", "arm-mobile", "./edge.yaml"):
+        place = tmp_path / name.strip("./")
+        place.mkdir()
+        (place / "manifest.json").write_text(json.dumps({"schema": SCHEMA, "profile": name, "files": []}))
+    gpu, phone, own = (tmp_path / name for name in ("nvidia-sm89", "arm-mobile", "edge.yaml"))
+    assert sweep_sizes([gpu], "batch") == (1, 8)
+    assert sweep_sizes([gpu, phone], "sequence") == (128, 1024)
+    # A delivery may be anybody's, so no file that it names is read.
+    assert sweep_sizes([own], "batch") == SIZES["batch"]
+    assert sweep_sizes([tmp_path], "sequence") == SIZES["sequence"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (("bacth=1",), "no axis 'bacth'"),
         (("batch=0",), "numbers from 1 on"),
-        (("batch",), "not an axis"),
+        (("batch,",), "not an axis"),
+        (("batch,tokens",), "no axis 'tokens'"),
+        (("batch,sequence", "batch=1"), "given twice"),
         (("batch=1,,2",), "not an axis"),
         (("batch=1", "batch=2"), "given twice"),
     ],
@@ -76,7 +94,7 @@ def test_the_terminal_has_a_line_for_each_cell_and_model(
 
 def test_the_page_has_figures_of_every_model_and_escapes_names(measured: Bench) -> None:
     page = render_page(measured, command="ingot bench a", environment={"System": "<b>"})
-    assert page.count("<figure>") == 2 * 2 + 2 * 2
+    assert page.count("<figure>") == 2 * 2 + 2 * 2 * 2
     assert "&lt;second&gt;: prefill" in page
     assert "<second>" not in page
     assert "<b>" not in page
