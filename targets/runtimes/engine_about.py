@@ -63,7 +63,7 @@ def read_about(path: Path) -> EngineAbout:
         raise InputError("ingot.json names no file that describes its engines", where=str(path))
     data = place.read_bytes() if place.stat().st_size <= onnx_about.MOST_BYTES else b""
     try:
-        found = parse_object(data)
+        found: dict[str, Any] = parse_object(data)
     except ValueError as error:
         raise InputError(f"{name} {error}", where=str(place)) from None
     engines, sm = found.get("engines"), found.get("sm")
