@@ -10,13 +10,16 @@ import torch
 from ..model.calibration.masks import by_magnitude
 from ..model.sparsity import Target
 from ..train.hooks import Hook
+from ..train.parallel import share_of, whole
 from ..train.places import places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..model.families import Linear
+    from ..train.hooks import Current
     from ..train.network import Network
+    from ..train.places import Place
 
 # Prunings on the way where nobody says how many steps are between two.
 PRUNINGS = 10
@@ -67,20 +70,31 @@ class GradualMasks(Hook):
         self._targets = targets
         placed = places(network, {name: linears[name] for name in targets})
         module = network.module
-        self._weights: dict[str, tuple[torch.nn.Parameter, int, bool]] = {}
-        for name, place in placed.items():
-            parameter = module.get_parameter(place.parameter)
-            self._weights[name] = (parameter, place.start, place.turned)
         self._rows = {name: linears[name].out_features for name in targets}
-        # What is zero already goes first, and stays.
-        self._gone = {name: self._view(name, self._weights[name][0].detach()) == 0 for name in targets}
+        self._parameters: dict[str, torch.nn.Parameter] = {}
+        self._within: dict[str, dict[str, Place]] = {}
+        for name, place in placed.items():
+            self._parameters[place.parameter] = module.get_parameter(place.parameter)
+            self._within.setdefault(place.parameter, {})[name] = place
+        # What is zero already goes first, and stays. By parameter, as it is placed: a share of it, maybe.
+        self._gone: dict[str, torch.Tensor] = {}
+        for parameter, weights in self._within.items():
+            zero = self._parameters[parameter].detach() == 0
+            gone = torch.zeros_like(zero)
+            for name, place in weights.items():
+                self._view(name, place, gone).copy_(self._view(name, place, zero))
+            self._gone[parameter] = gone
         if schedule.initial:
             self._prune(0)
 
+    def begins(self, current: Current) -> None:  # noqa: D102 - as in Hook
+        self._parameters = {name: current(each) for name, each in self._parameters.items()}
+        self._gone = {name: share_of(gone, self._parameters[name]) for name, gone in self._gone.items()}
+
     def gradients(self, step: int) -> None:  # noqa: ARG002, D102 - as in Hook
-        for name, (parameter, _, _) in self._weights.items():
+        for name, parameter in self._parameters.items():
             if parameter.grad is not None:
-                self._view(name, parameter.grad).masked_fill_(self._mask(name), 0.0)
+                parameter.grad.masked_fill_(self._gone[name], 0.0)
 
     def stepped(self, done: int) -> None:  # noqa: D102 - as in Hook
         with torch.no_grad():
@@ -93,7 +107,7 @@ class GradualMasks(Hook):
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: D102 - as in Hook
         for name, gone in self._gone.items():
-            gone.copy_(state[name].to(gone.device, torch.bool))
+            gone.copy_(share_of(state[name].bool(), gone))
 
     def prune_at_once(self) -> None:
         """Takes all away that the schedule does in the end, by the weights as they are now."""
@@ -101,26 +115,25 @@ class GradualMasks(Hook):
 
     def _prune(self, done: int) -> None:
         with torch.no_grad():
-            for name, final in self._targets.items():
-                weight = self._view(name, self._weights[name][0].detach())
-                share = self._schedule.sparsity(final.sparsity, done)
-                if share > 0:
-                    pruned = by_magnitude(weight.contiguous(), Target(share, final.group))
-                    self._gone[name] = self._mask(name) | (pruned == 0)
+            for parameter, weights in self._within.items():
+                values = whole(self._parameters[parameter])
+                gone = whole(self._gone[parameter]).to(values.device)
+                for name, place in weights.items():
+                    final = self._targets[name]
+                    share = self._schedule.sparsity(final.sparsity, done)
+                    if share > 0:
+                        weight = self._view(name, place, values).contiguous()
+                        pruned = by_magnitude(weight, Target(share, final.group)) == 0
+                        self._view(name, place, gone).logical_or_(pruned)
+                self._gone[parameter] = share_of(gone, self._parameters[parameter])
             self._apply()
 
     def _apply(self) -> None:
-        for name, (parameter, _, _) in self._weights.items():
-            self._view(name, parameter.detach()).masked_fill_(self._mask(name), 0.0)
+        for name, parameter in self._parameters.items():
+            parameter.masked_fill_(self._gone[name], 0.0)
 
-    def _mask(self, name: str) -> torch.Tensor:
-        """What has gone, bool [out, in], on the device that the weight has moved to since."""
-        self._gone[name] = self._gone[name].to(self._weights[name][0].device)
-        return self._gone[name]
-
-    def _view(self, name: str, whole: torch.Tensor) -> torch.Tensor:
-        """A weight as [out, in] within its parameter, or what is shaped like that; without a copy."""
-        _, start, turned = self._weights[name]
-        if turned:
-            return whole.T
-        return whole.view(-1, whole.shape[-1])[start : start + self._rows[name]]
+    def _view(self, name: str, place: Place, values: torch.Tensor) -> torch.Tensor:
+        """A weight as [out, in] within what is shaped like its parameter; without a copy."""
+        if place.turned:
+            return values.T
+        return values.view(-1, values.shape[-1])[place.start : place.start + self._rows[name]]

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as functional
 
+from ..train.parallel import share_of
+
 if TYPE_CHECKING:
     from ..model.quantized import WeightSpec
+    from ..train.hooks import Current
 
 # A scale never falls below this share of what it was at first: at zero it would stay there for good.
 LEAST_RATIO = 1 / 16
@@ -124,12 +127,17 @@ class LearnedGrid(torch.nn.Module):
         with torch.no_grad():
             return CodeGrid(self.scales * self.ratio, self._moved_zeros().round())
 
-    def keep_positive(self) -> None:
-        """Brings scales back that a step took below their least, and zero points to where codes are."""
+    def keep_positive(self, current: Current = lambda given: given) -> None:
+        """Brings scales back that a step took below their least, and zero points to where codes are.
+
+        current: what trains in the place of a parameter, which may be a share of it.
+        """
         with torch.no_grad():
-            self.ratio.clamp_(min=LEAST_RATIO)
+            current(self.ratio).clamp_(min=LEAST_RATIO)
             if self.shift is not None:
-                self.shift.copy_((self._moved_zeros().clamp(0, self.top) - self.zeros) / self.top)
+                shift = current(self.shift)
+                zeros = share_of(self.zeros, shift)
+                shift.copy_(((zeros + shift * self.top).clamp(0, self.top) - zeros) / self.top)
 
     def _moved_zeros(self) -> torch.Tensor:
         return self.zeros if self.shift is None else self.zeros + self.shift * self.top

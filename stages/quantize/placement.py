@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.utils import parametrize
 
-from ..train.hooks import Hook
+from ..train.hooks import Current, Hook
 from ..train.places import places, uses
 from .lsq import LearnedGrid
 
@@ -61,6 +61,7 @@ class Rounding(Hook):
         learn_zeros: bool,
     ) -> None:
         self._module = network.module
+        self._current: Current = lambda given: given
         self.places = places(network, specs)
         self.grids = {
             name: LearnedGrid(spec, starts[name], learn_zeros=learn_zeros) for name, spec in specs.items()
@@ -76,10 +77,13 @@ class Rounding(Hook):
                 parametrize.register_parametrization(module, attribute, rounded, unsafe=True)
                 self._changed.append((module, attribute))
 
+    def begins(self, current: Current) -> None:  # noqa: D102 - as in Hook
+        self._current = current
+
     def stepped(self, done: int) -> None:  # noqa: ARG002 - as in Hook
         """Keeps scales above zero and zero points among the codes."""
         for grid in self.grids.values():
-            grid.keep_positive()
+            grid.keep_positive(self._current)
 
     def latent(self, parameter: str) -> torch.nn.Parameter:
         """What is rounded where the network had a parameter of that name."""

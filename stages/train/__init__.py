@@ -12,7 +12,8 @@ What a stage that trains does::
   batch's predicted tokens, which the trainer divides by their number. Parameters that it has are trained
   along with the network's and thrown away. ``selection`` is what points are chosen by.
 - A :class:`~.hooks.Hook` sees every step: ``gradients`` before the optimizer, ``stepped`` behind it (to apply
-  masks again, say); ``state`` and ``restore`` let an interrupted run go on exactly.
+  masks again, say); ``state`` and ``restore`` let an interrupted run go on exactly. What it holds of the
+  network may train as shares (parallel.py): ``begins`` says what stands in the place of a parameter.
 - ``Setup.first_result``: the first step whose weights may be the result, where those before it are another
   kind of network (not pruned as far as asked, say). Otherwise step 0, the weights as they came, counts too.
 - A teacher's predictions and features are an objective as well: `distillation.py`.

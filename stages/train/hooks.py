@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+
+from .parallel import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+# What trains in the place of a parameter of the network that came in: itself, or this process' share of it.
+Current = Callable[[torch.nn.Parameter], torch.nn.Parameter]
+
+
 class Hook:
     """Takes part in every step; each method does nothing by itself. It runs on every process alike."""
+
+    def begins(self, current: Current) -> None:
+        """A training begins, of what ``current`` says."""
 
     def gradients(self, step: int) -> None:
         """The gradients of step ``step`` (from 0) are there, and not clipped yet."""
@@ -33,12 +43,17 @@ class KeepZeros(Hook):
     def __init__(self, weights: Mapping[str, torch.nn.Parameter]) -> None:
         self._kept = {name: (weight, weight.detach() != 0) for name, weight in weights.items()}
 
-    def gradients(self, step: int) -> None:  # noqa: ARG002, D102 # as in Hook
+    def begins(self, current: Current) -> None:  # noqa: D102 - as in Hook
+        for name, (given, mask) in self._kept.items():
+            weight = current(given)
+            self._kept[name] = (weight, share_of(mask, weight))
+
+    def gradients(self, step: int) -> None:  # noqa: ARG002, D102 - as in Hook
         for weight, mask in self._kept.values():
             if weight.grad is not None:
-                weight.grad.mul_(mask.to(weight.grad.device))
+                weight.grad.mul_(mask)
 
-    def stepped(self, done: int) -> None:  # noqa: ARG002, D102 # as in Hook
+    def stepped(self, done: int) -> None:  # noqa: ARG002, D102 - as in Hook
         with torch.no_grad():
             for weight, mask in self._kept.values():
-                weight.mul_(mask.to(weight.device))
+                weight.mul_(mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,8 +13,11 @@ from ..base import Requirement
 
 LENGTHS = ("steps", "epochs", "tokens")
 SCHEDULES = ("cosine", "linear", "one-cycle", "constant")
+PARALLEL = ("ddp", "fsdp")
 DIVERGENCES = ("forward", "reverse", "js")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
+# Of a process that a launcher started, the variable with its number.
+RANK = "RANK"
 GROUPED = ("learning_rate", "weight_decay")
 # Distributions whose versions decide what training gives.
 TOOLS = ("accelerate", "numpy", "safetensors", "tokenizers", "torch", "transformers")
@@ -67,6 +71,12 @@ class TrainParams:
         minimum=1,
         doc="processes of this machine that share every batch, on a GPU each where there are as many; "
         "gradients are those of one",
+    )
+    parallel: str = param(
+        "ddp",
+        choices=PARALLEL,
+        doc="what processes hold: ddp all weights each, the faster; fsdp a share of weights, gradients and "
+        "optimizer each, for models that one GPU does not hold",
     )
     window: int = param(
         256, minimum=2, doc="tokens of a window, fewer where the context is shorter; 256 as in evaluation"
@@ -155,6 +165,9 @@ class TrainParams:
             raise RecipeError(f"betas: {list(self.betas)} are not two numbers from 0 and below 1")
         if self.ema_decay == 1:
             raise RecipeError("ema_decay: 1 never moves", fix="0.99 averages the last hundred steps")
+        if self.parallel == "fsdp" and self.processes == 1 and RANK not in os.environ:
+            what = "parallel: fsdp has no effect on one process"
+            raise RecipeError(what, fix="write processes: 2 or more, or leave it out")
         parts = self.accumulation * self.processes
         if parts > self.batch_size:
             name = "accumulation" if self.processes == 1 else "accumulation and processes"

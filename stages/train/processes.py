@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 from ...artifacts.errors import StageError
 from ...artifacts.manifest import Artifact
 from ..base import Context, Stage
+from .params import RANK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.process import BaseProcess
     from multiprocessing.synchronize import Semaphore
 
-RANK = "RANK"
 HELPER = "INGOT_TRAINING_HELPER"
 # How long the others may take to end once the training is over, in seconds.
 PATIENCE = 60

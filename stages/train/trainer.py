@@ -4,7 +4,7 @@ Weights and optimizer are float32 (AdamW, arXiv:1711.05101). A training that was
 last measurement and ends with the weights of one that was not, bit for bit where the device computes so: the
 order of windows and every random number come from the seed and the number of the step alone. Under several
 processes (`accelerate launch`, `torchrun`) each computes its share of every batch, and gradients are those of
-one process.
+one process; what is kept is whole, so that any number of processes goes on from it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from ...artifacts.errors import StageError
 from ..model.calibration.calibrate import choose_device, choose_dtype
 from .hooks import Hook
 from .journal import History, Journal
-from .objective import Batch, Loss, Objective
+from .objective import Batch, Objective
+from .parallel import Both, share_of, spread, whole
 from .params import TrainParams
 from .schedule import share
 from .text import Corpus
@@ -107,36 +108,38 @@ def selection_loss(
     windows: Windows,
     params: TrainParams,
     device: torch.device,
-    part: slice = slice(None),
 ) -> float:
-    """The mean of an objective's selection loss over the predicted tokens of windows, without gradients.
-
-    part: of the batches, whose losses alone are summed then.
-    """
-    size = max(1, params.batch_size // params.accumulation)
-    starts = range(0, windows.count, size)[part]
+    """The mean of an objective's selection loss over the predicted tokens of windows, without gradients."""
     dtype = choose_dtype(DTYPES[params.precision], device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return _selection_share(
+            functools.partial(objective.selection, network), windows, params, device, (0, 1)
+        )
+
+
+def _selection_share(
+    measure: Callable[[Batch], torch.Tensor],
+    windows: Windows,
+    params: TrainParams,
+    device: torch.device,
+    turn: tuple[int, int],
+) -> float:
+    """What a process adds to the selection loss. turn: its number, and that of all processes.
+
+    All measure equally often, since shares of weights are brought together for each batch.
+    """
+    number, count = turn
+    size = max(1, params.batch_size // params.accumulation)
+    starts = range(0, windows.count, size)
     total = torch.zeros((), dtype=torch.float64)
-    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for start in starts:
+    with torch.no_grad():
+        for first in range(0, len(starts), count):
+            counts = first + number < len(starts)
+            start = starts[first + number] if counts else 0
             which = np.arange(start, min(start + size, windows.count))
-            total += objective.selection(network, windows.batch(which, device)).double().cpu()
+            found = measure(windows.batch(which, device)).double().cpu()
+            total += found if counts else 0.0
     return float(total) / windows.targets(np.arange(windows.count))
-
-
-class _Both(torch.nn.Module):
-    """The network and its objective as one module, so that what both train is synchronised together."""
-
-    def __init__(self, network: torch.nn.Module, objective: Objective, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network = network
-        self.objective = objective
-        self._dtype = dtype
-
-    def forward(self, batch: Batch) -> Loss:
-        kind = batch.ids.device.type
-        with torch.autocast(kind, self._dtype, enabled=self._dtype != torch.float32):
-            return self.objective.loss(self.network, batch)
 
 
 class _Trainer:
@@ -153,12 +156,13 @@ class _Trainer:
         torch.set_num_threads(setup.threads)
         if params.gradient_checkpointing:
             _checkpoint_blocks(setup.network)
-        both = _Both(setup.network, setup.objective, choose_dtype(DTYPES[params.precision], self._device))
-        self._both = self._accelerator.prepare(both)
-        own = {name: each for name, each in setup.network.named_parameters() if each.requires_grad}
-        added = {f"objective.{name}": each for name, each in setup.objective.named_parameters()}
-        self._weights = Weights(own, setup.stored, params.ema_decay)
-        self._trained = {**own, **added}
+        both = Both(setup.network, setup.objective, choose_dtype(DTYPES[params.precision], self._device))
+        self._spread = spread(both, self._accelerator, params.parallel)
+        for hook in setup.hooks:
+            hook.begins(self._spread.current)
+        self._weights = Weights(self._spread.own, setup.stored, params.ema_decay)
+        added = {f"objective.{name}": each for name, each in self._spread.added.items()}
+        self._trained = {**self._spread.own, **added}
         self._optimizer = torch.optim.AdamW(
             groups(self._trained, params), betas=(params.betas[0], params.betas[1]), fused=True
         )
@@ -184,7 +188,7 @@ class _Trainer:
             if done % self._every == 0 or done == self._steps:
                 self._measure(done)
         self._accelerator.end_training()
-        self._weights.put(self._journal.best())
+        self._spread.leave(self._journal.best())
         return self._history
 
     def _step(self, step: int) -> tuple[float, int]:
@@ -194,7 +198,7 @@ class _Trainer:
         factor = share(params.schedule, step, self._steps, params.warmup)
         for group in self._optimizer.param_groups:
             group["lr"] = group["height"] * factor
-        self._both.train()
+        self._spread.called.train()
         rows = rows_of(step, params.batch_size, setup.corpus.training.count, setup.seed)
         shares = np.array_split(rows, accelerator.num_processes * params.accumulation)
         own = shares[accelerator.process_index :: accelerator.num_processes]
@@ -203,7 +207,7 @@ class _Trainer:
         for number, part in enumerate(own):
             batch = setup.corpus.training.batch(part, self._device)
             if number + 1 < len(own):
-                with accelerator.no_sync(self._both):
+                with accelerator.no_sync(self._spread.called):
                     self._backward(batch, counted, totals)
             else:
                 self._backward(batch, counted, totals)
@@ -214,7 +218,7 @@ class _Trainer:
         for hook in setup.hooks:
             hook.gradients(step)
         trained = [each for each in self._trained.values() if each.grad is not None]
-        norm = float(accelerator.clip_grad_norm_(trained, params.max_grad_norm or math.inf))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(trained, params.max_grad_norm or math.inf)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._diverged(step, loss, params.learning_rate * factor)
         self._optimizer.step()
@@ -229,7 +233,7 @@ class _Trainer:
         return loss, len(rows) * setup.corpus.training.ids.shape[1]
 
     def _backward(self, batch: Batch, counted: int, totals: dict[str, torch.Tensor]) -> None:
-        loss = self._both(batch)
+        loss = self._spread.called(batch)
         # Gradients are averaged over processes, and this is a sum over all of them.
         self._accelerator.backward(loss.total * (self._accelerator.num_processes / counted))
         for name, part in {"": loss.total, **loss.parts}.items():
@@ -247,10 +251,12 @@ class _Trainer:
         main = self._accelerator.is_main_process
         if is_first or (finite and best is not None and loss < best and done >= self._setup.first_result):
             self._history.best = done
+            written = self._gathered(self._weights.written())
             if main:
-                self._journal.keep_best(done, self._weights.written())
+                self._journal.keep_best(done, written)
+        state = self._gathered(self._state())
         if main:
-            self._journal.save(done, self._state(), self._history)
+            self._journal.save(done, state, self._history)
         self._accelerator.wait_for_everyone()
         if not main:
             self._journal.resume()
@@ -258,11 +264,11 @@ class _Trainer:
     def _selection_loss(self) -> float:
         """Nats a token of the selection text, by what would be written now."""
         setup, accelerator = self._setup, self._accelerator
-        self._both.eval()
+        self._spread.called.eval()
         with self._weights.as_written():
-            found = selection_loss(
-                setup.network, setup.objective, setup.corpus.selection, self._params, self._device,
-                slice(accelerator.process_index, None, accelerator.num_processes),
+            found = _selection_share(
+                functools.partial(self._spread.both, chooses=True), setup.corpus.selection, self._params,
+                self._device, (accelerator.process_index, accelerator.num_processes),
             )  # fmt: skip
         shared = torch.tensor(found, dtype=torch.float64, device=self._device)
         return float(accelerator.reduce(shared, "sum"))
@@ -274,6 +280,15 @@ class _Trainer:
             done for done, _ in self._history.selection if done and done > max(self._history.best, first)
         ]
         return patience is not None and len(since) >= patience
+
+    def _gathered(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Values of which each process has a share, whole in the first, which alone keeps them."""
+        found = {}
+        for name, value in values.items():
+            gathered = whole(value)
+            if self._accelerator.is_main_process:
+                found[name] = gathered
+        return found
 
     def _state(self) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
@@ -295,17 +310,19 @@ class _Trainer:
         done, state, self._history = found
         with torch.no_grad():
             for name, parameter in self._trained.items():
-                parameter.copy_(state[f"weight.{name}"])
+                parameter.copy_(share_of(state[f"weight.{name}"], parameter))
                 kept = {
                     key: state[f"{key}.{name}"]
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"{key}.{name}" in state
                 }
                 if kept:
-                    on = parameter.device
-                    self._optimizer.state[parameter] = {key: value.to(on) for key, value in kept.items()}
+                    self._optimizer.state[parameter] = {
+                        key: share_of(value, parameter) if value.ndim else value.to(parameter.device)
+                        for key, value in kept.items()
+                    }
             for name, mean in (self._weights.average or {}).items():
-                mean.copy_(state[f"average.{name}"])
+                mean.copy_(share_of(state[f"average.{name}"], mean))
         for number, hook in enumerate(self._setup.hooks):
             prefix = f"hook.{number}."
             own = {name: value for name, value in state.items() if name.startswith(prefix)}
@@ -313,7 +330,7 @@ class _Trainer:
         return done
 
     def _diverged(self, step: int, loss: float, rate: float) -> None:
-        self._weights.put(self._journal.best())
+        self._spread.leave(self._journal.best())
         best = self._history.best_loss
         kept = f"step {self._history.best}" + (f", selection loss {best:.4f}" if best is not None else "")
         what = "the loss is not finite" if not math.isfinite(loss) else "the gradients are not finite"

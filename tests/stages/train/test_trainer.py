@@ -5,10 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -262,58 +258,3 @@ def test_gradient_checkpointing_changes_no_weight(make_setup):
     train(plain)
     train(kept)
     assert equal(weights(plain), weights(kept))
-
-
-TWO = """
-import sys, torch
-from pathlib import Path
-from ingot.artifacts.schema import build
-from ingot.stages.model.checkpoint import Checkpoint
-from ingot.stages.train.hooks import Hook
-from ingot.stages.train.network import Network
-from ingot.stages.train.objective import NextToken
-from ingot.stages.train.params import TrainParams
-from ingot.stages.train.text import read_corpus
-from ingot.stages.train.trainer import Setup, train
-
-model, text, job = map(Path, sys.argv[1:])
-params = build(TrainParams, {"training_text": str(text), "window": 16, "batch_size": 4, "steps": 3,
-                             "evaluate_every": 1, "learning_rate": 3e-3})
-source = Checkpoint.open(model)
-network = Network.load(source)
-
-class Gradients(Hook):
-    def gradients(self, step):
-        if step == 0:
-            found = {name: each.grad.clone() for name, each in network.module.named_parameters()}
-            torch.save(found, job / "gradients.pt")
-
-history = train(Setup(network.module, NextToken(), read_corpus(source, params, print), params, job, "x",
-                      hooks=(Gradients(),)))
-assert history.best > 0
-torch.save((dict(network.module.state_dict()), history.selection), job / "end.pt")
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(tiny_checkpoint, text_file, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(textwrap.dedent(TWO))
-    found = []
-    for count in (1, 2):
-        job = tmp_path / f"job{count}"
-        job.mkdir()
-        command = [sys.executable, str(script), str(tiny_checkpoint("llama")), str(text_file), str(job)]
-        if count == 2:
-            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-            command = [sys.executable, *launch, *command[1:]]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found.append((torch.load(job / "gradients.pt"), *torch.load(job / "end.pt")))
-    (alone, one, losses), (shared, two, others) = found
-    for name, value in alone.items():
-        assert float((value - shared[name]).norm()) <= 1e-5 * float(value.norm()), name
-    for name, value in one.items():
-        torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-5)
-    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in others], rel=1e-5)
