@@ -34,6 +34,7 @@ def param(
     minimum: float | None = None,
     maximum: float | None = None,
     is_file: bool = False,
+    is_folder: bool = False,
     in_key: bool = True,
     written: str | None = None,
     internal: bool = False,
@@ -41,13 +42,15 @@ def param(
     """A dataclass field with its meaning and its bounds.
 
     doc: what it is and, in a few words, why the default is what it is.  is_file: the value is the path of a
-    data file, which enters a stage's key by content.  in_key: False for what cannot change the output.
+    data file, which enters a stage's key by content.  is_folder: that of a folder to write to.
+    in_key: False for what cannot change the output.
     written: the name that people write, where Python does not take it as a field's (`from`).
     internal: filled in from other parameters, so that nobody writes it, and no page lists it.
     """
     metadata = {
         "doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum,
-        "is_file": is_file, "in_key": in_key, "written": written, "internal": internal,
+        "is_file": is_file, "is_folder": is_folder, "in_key": in_key, "written": written,
+        "internal": internal,
     }  # fmt: skip
     if isinstance(default, list | dict):
         raise TypeError("use a tuple or a mapping proxy as a default: parameters are frozen")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifacts.errors import RecipeError, nearest
@@ -72,6 +73,8 @@ def choose(stage: base.Stage[Any], label: str, settings: Mapping[str, Setting], 
     for name, value in values.items():
         if known[name].metadata["is_file"] and name not in ROLES:
             values[name] = located(value, f"{label}.{name}", origins.get(name), data)
+        if known[name].metadata["is_folder"] and isinstance(value, str):
+            values[name] = str(data.directory.absolute() / Path(value).expanduser())
     params = build(stage.params, values, prefix=label, locate=origins.get)
     return Choice(stage, params, origins, tuple(role for role in roles if role in values))
 

@@ -141,10 +141,13 @@ class TrainParams:
         64, minimum=1, doc="windows that the selection loss is measured on, spread evenly; more gain little"
     )
     log_to: str | None = param(
-        None, choices=TRACKERS, in_key=False, doc="also log losses to a tracker, where it is installed"
+        None, choices=TRACKERS, in_key=False, doc="also log losses and speed to a tracker that is installed"
     )
     log_directory: str | None = param(
-        None, in_key=False, doc="where TensorBoard's files go; the job's directory by default"
+        None,
+        is_folder=True,
+        in_key=False,
+        doc="where the tracker's files go: TensorBoard's events, an offline run for wandb sync, or mlflow.db",
     )
 
     def __post_init__(self) -> None:
@@ -173,8 +176,12 @@ class TrainParams:
             name = "accumulation" if self.processes == 1 else "accumulation and processes"
             what = f"{name}: {parts} parts of a batch of {self.batch_size} windows"
             raise RecipeError(what, fix="a part is a window at least")
-        if self.log_directory is not None and self.log_to != "tensorboard":
-            raise RecipeError("log_directory has no effect", fix="it is where log_to: tensorboard writes")
+        if self.log_directory is not None and self.log_to is None:
+            raise RecipeError("log_directory has no effect", fix="name a tracker: log_to: tensorboard")
+        if self.log_to is not None and self.log_directory is None:
+            raise RecipeError(
+                f"log_to: {self.log_to} has no directory to write to", fix="name one: log_directory: logs"
+            )
         for pattern, changes in (self.groups or {}).items():
             _check_group(pattern, changes)
 

@@ -31,6 +31,7 @@ from .parallel import Both, share_of, spread, whole
 from .params import TrainParams
 from .schedule import share
 from .text import Corpus
+from .trackers import Tracker, open_tracker
 from .weights import Weights, groups
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16"}
 # Measurements where a recipe does not say how often.
 MEASUREMENTS = 10
+# Of a training's fingerprint, what trackers know it by.
+RUN_LETTERS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +152,7 @@ class _Trainer:
         self._device = choose_device(params.device)
         # Poolers and experts that no token chose get no gradient.
         shared = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self._accelerator = Accelerator(
-            cpu=self._device.type == "cpu", kwargs_handlers=[shared], **_tracking(setup)
-        )
+        self._accelerator = Accelerator(cpu=self._device.type == "cpu", kwargs_handlers=[shared])
         self._device = self._accelerator.device
         torch.set_num_threads(setup.threads)
         if params.gradient_checkpointing:
@@ -170,24 +171,32 @@ class _Trainer:
         self._every = params.evaluate_every or math.ceil(self._steps / MEASUREMENTS)
         self._journal = Journal(setup.job, setup.fingerprint)
         self._history = History()
+        self._tracker: Tracker | None = None
 
     def run(self) -> History:
         """Trains from the start, or from where an earlier run was interrupted."""
         done = self._resume()
+        self._tracker = self._tracked(done or 0)
+        try:
+            return self._run(done)
+        finally:
+            if self._tracker is not None:
+                self._tracker.close()
+
+    def _run(self, done: int | None) -> History:
         if done is None:
             done = 0
             self._measure(0)
         began, tokens = time.monotonic(), 0
-        self._log_begin()
         while done < self._steps and not self._is_over():
             loss, counted = self._step(done)
             done += 1
             tokens += counted
             rate = tokens / max(time.monotonic() - began, 1e-9)
             self._setup.progress(done, self._steps, f"loss {loss:.3f}, {rate:.0f} tokens/s")
+            self._log({"tokens_per_second": rate}, done)
             if done % self._every == 0 or done == self._steps:
                 self._measure(done)
-        self._accelerator.end_training()
         self._spread.leave(self._journal.best())
         return self._history
 
@@ -340,13 +349,16 @@ class _Trainer:
             fix="lower learning_rate or lengthen warmup",
         )
 
-    def _log_begin(self) -> None:
-        if self._params.log_to is not None:
-            self._accelerator.init_trackers("ingot")
+    def _tracked(self, done: int) -> Tracker | None:
+        """The tracker that is asked for, in the first process alone."""
+        params = self._params
+        if params.log_to is None or params.log_directory is None or not self._accelerator.is_main_process:
+            return None
+        return open_tracker(params.log_to, params.log_directory, self._setup.fingerprint[:RUN_LETTERS], done)
 
     def _log(self, values: Mapping[str, float], done: int) -> None:
-        if self._params.log_to is not None and done:
-            self._accelerator.log(dict(values), step=done)
+        if self._tracker is not None:
+            self._tracker.log(values, done)
 
 
 def _checkpoint_blocks(network: Any) -> None:
@@ -357,12 +369,6 @@ def _checkpoint_blocks(network: Any) -> None:
         network.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     else:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-
-
-def _tracking(setup: Setup) -> dict[str, Any]:
-    if setup.params.log_to is None:
-        return {}
-    return {"log_with": setup.params.log_to, "project_dir": setup.params.log_directory or str(setup.job)}
 
 
 def _mixed(*numbers: int) -> int:

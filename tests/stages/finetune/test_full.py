@@ -121,12 +121,3 @@ def test_values_that_make_no_training_are_refused(params, message, run_stage):
 def test_a_text_that_is_not_there_is_named(tiny_checkpoint, tmp_path, run_stage):
     with pytest.raises(DataError, match="the training text cannot be read"):
         run_stage(STAGE, {"model": tiny_checkpoint("llama")}, training_text=str(tmp_path / "none.txt"))
-
-
-def test_a_tracker_that_is_not_installed_is_named_before_anything_runs():
-    from ingot.artifacts.schema import build
-    from ingot.stages import base
-
-    stage = base.get(STAGE)
-    found = stage.requires(build(stage.params, {"training_text": "t", "log_to": "wandb"}))
-    assert [(each.name, each.met, each.fix) for each in found] == [("wandb", False, "pip install wandb")]
