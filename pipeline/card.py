@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from .metrics import CAUSAL, ENCODER, SEQ2SEQ, metric_title
 from .packaging import packaging_section
+from .report import emulated
 from .report.collect import PEFT
-from .report.markdown import escape
+from .report.markdown import escape, table
 from .units import show, show_bytes, show_count, show_delta, show_interval
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def _body(report: RunReport, target: TargetReport) -> Iterator[str]:
         yield f"Weights by width: {', '.join(widths)}."
         yield ""
     yield from _metrics(target)
+    if target.emulated:
+        yield from table(emulated.HEAD, (emulated.cells(found) for found in target.emulated))
+        yield ""
+        yield emulated.NOTE
+        yield ""
     if target.status == "unverified":
         yield "It is not measured to the end. `ingot validate .` in this directory does that where its device"
         yield "is, and writes what it finds to `verifications/`."

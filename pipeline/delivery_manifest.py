@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .report.model import metric_summary
+from .report.model import emulated_summary, metric_summary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -70,6 +70,7 @@ def manifest(
             for name, entry in target.evidence.items()
         },
         "measurements": {name: metric_summary(metric) for name, metric in target.metrics.items()},
+        **({"emulated": emulated_summary(target.emulated)} if target.emulated else {}),
         "gates": {"verdict": target.status, "checks": [check_json(check) for check in target.checks]},
         "validation": dict(validation),
         "runtime": {"format": target.format, "requires": dict(target.requires)},

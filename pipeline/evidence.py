@@ -48,4 +48,6 @@ def _of_leaf(graph: Graph, outcome: Outcome, leaf: Leaf) -> Evidence:
         "cost": schema.to_plain(cost.params),
         "gates": [asdict(rule) for rule in leaf.gates],
     }
+    if leaf.emulated:
+        document["emulated"] = schema.to_plain(graph.nodes[leaf.emulated].params)
     return Evidence(document, reference)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -101,10 +101,30 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Emulated:
+    """What one emulated processor made of an artifact.
+
+    metric: perplexity or cosine.  value: through its kernels; host: through those of the machine at hand, on
+    the same tokens.  instructions, dot_products: a token of a prompt; decode_instructions: a decoded one,
+    None where nothing decodes.  peak_memory_bytes: of the whole process, with the emulator's translated code.
+    """
+
+    processor: str
+    metric: str
+    value: float
+    host: float
+    tokens: int
+    instructions: int
+    dot_products: int
+    decode_instructions: int | None
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Measurements:
     """One `measurements` artifact.
 
-    kind: `quality` or `cost`.  columns: per-window numbers by name, all of one length when sound.
+    kind: `quality`, `cost` or `emulated`.  columns: per-window numbers by name, all of one length when sound.
     repeats: metric → side (`reference`, `value`) → one number a repeat, interleaved in time.
     digest: SHA-256 over both files, which seeds every resampling of them.
     """
@@ -119,6 +139,7 @@ class Measurements:
     digest: str
     sweep: tuple[SweepCell, ...] = ()
     golden: tuple[Golden, ...] = ()
+    emulated: tuple[Emulated, ...] = ()
 
     @property
     def is_alone(self) -> bool:
@@ -177,7 +198,26 @@ def _parse(document: dict[str, object], samples: dict[str, object], digest: str)
         digest,
         sweep_cells(document.get("sweep", [])),
         tuple(_golden(_mapping(item)) for item in _list(document.get("golden", []))),
+        tuple(_emulated(document)),
     )
+
+
+def _emulated(document: Mapping[str, object]) -> Iterator[Emulated]:
+    """What `validate.emulated_arm` found, a processor each."""
+    for name, found in _mapping(document.get("emulated", {})).items():
+        entry, host = _mapping(found), _mapping(document["host"])
+        (metric, through_host), *_ = host.items()
+        yield Emulated(
+            name,
+            metric,
+            _number(entry[metric]),
+            _number(through_host),
+            _count(_mapping(document["data"])["tokens"]) or 0,
+            _count(entry["instructions_per_token"]) or 0,
+            _count(entry["dot_products_per_token"]) or 0,
+            _count(entry.get("decode_instructions_per_token")),
+            _count(entry["peak_memory_bytes"]) or 0,
+        )
 
 
 def sweep_cells(cells: object) -> tuple[SweepCell, ...]:

@@ -6,7 +6,8 @@
 
 Quality is held against the reference's predictions, as in a run. Cost is that of the delivery alone, unless
 the reference's artifact is named to take turns with: without it, bounds on a change of cost are
-`inconclusive`.
+`inconclusive`. What is for phones also runs on emulated processors where their sandbox is set up; where it is
+not, what would have passed is `unverified`, and says how to set it up.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from .evidence import DIRECTORY
 from .gate import GateReport
 from .graph import GateRule
 from .journal import new_run_id, utc_now
-from .measurements import Measurements
+from .measurements import Emulated, Measurements
 from .report.model import metric_summary
 from .rules import read_bound
 from .run import environment
 
 SCHEMA = "ingot/verification/v1"
 PREPARING_LOG = "preparing.log"
-QUALITY, COST = "validate.quality", "validate.cost"
+QUALITY, COST, EMULATED = "validate.quality", "validate.cost", "validate.emulated_arm"
 Progress = Callable[[int, int, str], None]
 
 
@@ -70,7 +71,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. path: of its file.  notes: what must be said of how it was measured."""
+    """What was found. path: of its file.  notes: what must be said of how it was measured.  emulated: on
+    emulated processors.  explanation: what is missing where it is `unverified`, and what to do; else empty.
+    """
 
     id: str
     path: Path
@@ -80,6 +83,8 @@ class Verification:
     environment: Mapping[str, str]
     notes: tuple[str, ...]
     document: Mapping[str, Any]
+    emulated: tuple[Emulated, ...] = ()
+    explanation: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -113,8 +118,11 @@ def validate(
         source = _stand_in("checkpoint", facts={"weight_bytes": plan["source_weight_bytes"]})
         twin = {"reference": _stand_in("onnx", options.twin)} if options.twin else {}
         cost = room.measure(COST, plan["cost"], {"artifact": artifact, "source": source, **twin})
+        emulated, lacking = room.emulate(plan.get("emulated"), artifact, reference)
     bounds = [read_bound(GateRule(**rule)) for rule in plan["gates"]]
     verdict = gate.evaluate(bounds, quality.found, cost.found)
+    if lacking and verdict.status == "pass":
+        verdict = replace(verdict, status="unverified")
     name = new_run_id()
     facts = environment(probe())
     document = {
@@ -133,15 +141,21 @@ def validate(
         "exit_code": gate.EXIT_CODES[verdict.status],
         "measurements": {key: metric_summary(metric) for key, metric in verdict.metrics.items()},
         "checks": [check_json(check) for check in verdict.checks],
+        "explanation": lacking,
         "notes": notes,
         "quality": quality.json(),
         "cost": cost.json(),
     }
+    if emulated:
+        document["emulated"] = emulated.json()
     path = delivery / VERIFICATIONS / f"{name}.json"
     with storage(path):
         path.parent.mkdir(exist_ok=True)
         write_whole(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    return Verification(name, path, str(manifest["target"]), form, verdict, facts, tuple(notes), document)
+    found = emulated.found.emulated if emulated else ()
+    return Verification(
+        name, path, str(manifest["target"]), form, verdict, facts, tuple(notes), document, found, lacking
+    )
 
 
 def _prepared(delivery: Path) -> str:
@@ -185,7 +199,7 @@ class _Room:
         built = schema.build(found.params, params, prefix=stage)
         if self.threads and hasattr(built, "threads"):
             built = replace(built, threads=self.threads)
-        missing = [each for each in (found.requires(built) if found.requires else ()) if not each.met]
+        missing = _missing(found, built)
         if missing:
             raise RequirementError(
                 "this machine lacks " + ", ".join(each.name for each in missing),
@@ -196,6 +210,24 @@ class _Room:
             found.run(Context(built, inputs, output, self.scratch, 0, threads, self.progress, self.note))
             parts = [(output.payload / name).read_bytes() for name in (MEASUREMENTS_FILE, SAMPLES_FILE)]
         return _Measured(measurements.parse(*parts), *parts)
+
+    def emulate(
+        self, params: Mapping[str, Any] | None, artifact: Artifact, reference: Artifact
+    ) -> tuple[_Measured | None, str]:
+        """What emulated processors measure, or what that lacks here and how it is set up; neither where the
+        manifest asks for none.
+        """
+        if params is None:
+            return None, ""
+        stage = base.get(EMULATED)
+        missing = _missing(stage, schema.build(stage.params, params, prefix=EMULATED))
+        if missing:
+            return None, "; ".join(f"this machine lacks {each.name}: {each.fix}" for each in missing)
+        return self.measure(EMULATED, params, {"artifact": artifact, "reference": reference}), ""
+
+
+def _missing(stage: base.Stage[Any], params: Any) -> list[base.Requirement]:
+    return [each for each in (stage.requires(params) if stage.requires else ()) if not each.met]
 
 
 def _manifest(delivery: Path) -> tuple[dict[str, Any], bytes]:

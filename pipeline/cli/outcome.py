@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..metrics import metric_title, place_in_table
+from ..report.emulated import sentence
 from ..report.overview import alone, overviews
 from ..units import show, show_delta
 from .overview import COLOURS, MARKS, show_overview
@@ -52,6 +53,8 @@ def show_run(finished: Run) -> None:
         click.echo(f"{verdict} {target.name}" + (f": {target.explanation}" if target.explanation else ""))
         for check in target.checks:
             click.echo(f"  {click.style(MARKS[check.status], fg=COLOURS[check.status])} {check.message}")
+        for emulated in target.emulated:
+            click.echo(f"  {sentence(emulated)}")
         for note in target.notes:
             click.echo(f"  note: {note}")
     click.echo()

@@ -12,13 +12,14 @@ def setup_command(what: str, force: bool) -> None:
     """Set up WHAT, and say what is installed where.
 
     arm-emulation: a sandbox of Debian packages and aarch64 wheels in the user's cache, in which artifacts for
-    phones run on emulated ARM processors. Nothing is installed into the system, and no root is needed.
+    phones run on emulated ARM processors. Nothing is installed into the system, and no root is needed. What
+    is there is kept while its libraries are of the versions that this environment has.
     """
     from ...targets.emulated import sandbox
-    from ...targets.emulated.setup import set_up
+    from ...targets.emulated.setup import set_up, wanted
 
     present = sandbox.installed()
-    if present is None or force:
+    if present != wanted() or force:
         click.echo(f"{what}: into {sandbox.directory()}")
         set_up(click.echo)
         present = sandbox.installed()

@@ -43,7 +43,8 @@ def validate_command(
 ) -> None:
     """Measure DELIVERY through its runtime, here, and hold it against the bounds in its manifest.
 
-    Finishes what could not be verified where it was built, and checks what was. Every run adds a file to
+    Finishes what could not be verified where it was built, and checks what was; what is for phones also runs
+    on emulated processors, after `ingot setup arm-emulation`. Every run adds a file to
     DELIVERY/verifications; the manifest stays as it is. 0 pass, 1 fail, 2 bad input or a device or library
     that is missing, 3 inconclusive or unverified, 4 a stage failed.
     """
@@ -69,6 +70,7 @@ def show(found: Verification) -> None:
     """Prints the table of metrics, the verdict with its checks, where it was measured, and the file."""
     from rich.console import Console
 
+    from ..report.emulated import sentence
     from .outcome import WIDTH, fitting_table
     from .overview import COLOURS, MARKS
 
@@ -80,9 +82,11 @@ def show(found: Verification) -> None:
     click.echo(
         click.style(f" {target.status.upper()} ", fg="white", bg=COLOURS[target.status], bold=True), nl=False
     )
-    click.echo(f" {target.name}")
+    click.echo(f" {target.name}" + (f": {found.explanation}" if found.explanation else ""))
     for check in target.checks:
         click.echo(f"  {click.style(MARKS[check.status], fg=COLOURS[check.status])} {check.message}")
+    for each in found.emulated:
+        click.echo(f"  {sentence(each)}")
     for note in target.notes:
         click.echo(f"  note: {note}")
     device = found.environment.get("GPU") or found.environment["Processor"]

@@ -59,6 +59,7 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
     results, branch = outcome.results, graph.ancestors(*leaf.nodes)
     artifact = results[leaf.artifact].artifact
     quality, cost = (_measurements(results[name].artifact) for name in (leaf.quality, leaf.cost))
+    emulated = _measurements(results[leaf.emulated].artifact) if leaf.emulated else None
     verdict = judge(store, [read_bound(rule) for rule in leaf.gates], quality, cost)
     unfinished = [results[name] for name in branch if not results[name].has_output]
     failed = [result for result in unfinished if result.state is Ending.FAILED]
@@ -100,6 +101,7 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         cell=leaf.cell,
         kind=artifact.kind if artifact else "",
         verified=verified(graph, leaf, results),
+        emulated=emulated.emulated if emulated else (),
     )
 
 

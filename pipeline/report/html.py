@@ -19,7 +19,7 @@ from ..units import (
     show_seconds,
     significant,
 )
-from . import figures, merge_figures, plots, prune_figures, training_figures
+from . import emulated, figures, merge_figures, plots, prune_figures, training_figures
 from .dag import boxes_of, dag
 from .figures import Figure
 from .golden import golden_texts
@@ -91,6 +91,7 @@ def render_html(report: RunReport) -> str:
         groups=list(_groups(report)),
         sizes=plots.size_bars(report.model.weight_bytes, report.targets.values()),
         lines=side_by_side(report.targets.values()),
+        emulations=[target for target in report.targets.values() if target.emulated],
         overviews=overviews(report.targets),
         alone=alone(report.targets),
         predicted=prediction_basis(report.nodes),
@@ -125,7 +126,7 @@ def _template() -> jinja2.Template:
     environment.globals |= {
         "style": Fragment(stylesheet()),
         "words": WORDS, "sentences": SENTENCES, "headlines": headlines, "width_bar": plots.width_bar,
-        "metric_title": metric_title, "quality_of": figures.quality_of,
+        "metric_title": metric_title, "quality_of": figures.quality_of, "emulated": emulated,
     }  # fmt: skip
     return environment.get_template("report.html.j2")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..metrics import metric_title
 from ..units import show, show_count, show_delta, show_interval, show_seconds
+from . import emulated
 from .html import SENTENCES, WORDS
 from .overview import overviews
 from .verified import side_by_side
@@ -66,6 +67,9 @@ def _target(target: TargetReport) -> Iterator[str]:
             ("Metric", "Reference", "Artifact", "Change", "90 % interval", "Limit", ""),
             (_metric_row(target, name) for name in target.metrics),
         )
+        yield ""
+    if target.emulated:
+        yield from table(emulated.HEAD, (emulated.cells(found) for found in target.emulated))
         yield ""
     for check in target.checks:
         if check.status != "pass":

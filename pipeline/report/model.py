@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 
 from ...artifacts.errors import IngotError
 from ..gate import Check, MetricResult, Status, exit_code, worst
-from ..measurements import Golden, Quantiles, SweepCell
+from ..measurements import Emulated, Golden, Quantiles, SweepCell
 from .merges import MergeReport
 from .parts import LayerError, Spread, Step, TensorError, WeightGroup
 from .pruned import PruneReport
@@ -155,6 +155,7 @@ class TargetReport:
     evidence: all that was observed of each weight.  sources: all that it is made of.  sweep: its cells, whose
     sides are `reference` and `value`.  steps: the stages from the source to the artifact.
     kind: of the artifact, such as `onnx`.  verified: what was measured → where, see `verified.py`.
+    emulated: what each emulated processor made of it.
     """
 
     name: str
@@ -189,6 +190,7 @@ class TargetReport:
     steps: tuple[Step, ...] = ()
     kind: str = ""
     verified: Facts = field(default_factory=dict)
+    emulated: tuple[Emulated, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -254,6 +256,15 @@ def _target_summary(target: TargetReport) -> dict[str, object]:
         "verified": dict(target.verified),
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in target.files],
         "metrics": {name: metric_summary(metric) for name, metric in target.metrics.items()},
+        **({"emulated": emulated_summary(target.emulated)} if target.emulated else {}),
+    }
+
+
+def emulated_summary(emulated: Iterable[Emulated]) -> dict[str, object]:
+    """What emulated processors measured, by their names, as `--json` and manifests state it."""
+    return {
+        each.processor: {name: value for name, value in asdict(each).items() if name != "processor"}
+        for each in emulated
     }
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HOST, EMULATED, DEVICE, NOWHERE = "host", "emulated", "device", ""
 WORDS = {HOST: "on this host", EMULATED: "emulated", DEVICE: "on the device", NOWHERE: "not at all"}
+QUALITY_NODE = "quality"
 COSTS = ("decode_ms", "prefill_ms")
 
 
@@ -34,20 +35,33 @@ def verified(graph: Graph, leaf: Leaf, results: Mapping[str, NodeResult]) -> dic
         if what.startswith(EMULATED):
             what, place = EMULATED, EMULATED
         found[what] = place if results[name].has_output else NOWHERE
+    if leaf.emulated:
+        # Phones have no Python: nothing that Ingot runs measures on them.
+        found[DEVICE] = NOWHERE
     return found
 
 
 def told(target: TargetReport) -> str:
     """The same in words: ``quality on this host, cost not at all``."""
+    own = {what: place for what, place in target.verified.items() if what not in (EMULATED, DEVICE)}
     places = set(target.verified.values())
     if places <= {NOWHERE}:
         return WORDS[NOWHERE]
     if len(places) == 1:
         return WORDS[places.pop()]
-    named = {what: WORDS[place] for what, place in target.verified.items() if what != EMULATED}
-    if EMULATED in target.verified:
-        named["on emulated processors"] = "yes" if target.verified[EMULATED] else WORDS[NOWHERE]
+    named = {what: WORDS[place] for what, place in own.items()}
+    if target.verified.get(EMULATED):
+        here = f"{named[QUALITY_NODE]} and " if own.get(QUALITY_NODE) else ""
+        named[QUALITY_NODE] = f"{here}{WORDS[EMULATED]} ({_processors(target)})"
+    elif EMULATED in target.verified:
+        named[EMULATED] = WORDS[NOWHERE]
+    if DEVICE in target.verified:
+        named[WORDS[DEVICE]] = WORDS[target.verified[DEVICE]]
     return ", ".join(f"{what} {place}" for what, place in named.items())
+
+
+def _processors(target: TargetReport) -> str:
+    return ", ".join(each.processor for each in target.emulated) or "ARM"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...artifacts.errors import RecipeError, StageError
 from ...artifacts.schema import param
-from ...targets.emulated.sandbox import FIX, PROCESSORS, installed
+from ...targets.emulated.sandbox import DECODED_TOKENS, FIX, PROCESSORS, installed
 from ..base import Context, Requirement, Result, stage
 
 if TYPE_CHECKING:
@@ -120,7 +120,6 @@ def run(context: Context[EmulatedParams]) -> Result:
         score = _score(reference, _read(output, windows), windows)
         found[name] = _entry(ran, score, windows, info.task)
         _check(name, score, host, context.params.tolerance_percent)
-        context.note(_sentence(name, found[name], info.task, host))
     metric = "cosine" if info.task == "encoder" else "perplexity"
     tokens = sum(map(len, windows))
     better, comparison = ("higher", "absolute") if info.task == "encoder" else ("lower", "relative")
@@ -200,7 +199,7 @@ def _entry(ran: Ran, score: float, windows: Sequence[Ids], task: str) -> dict[st
         "grown_memory_bytes": ran.grown_bytes,
     }
     if task == "causal-lm" and rest:
-        entry["decode_instructions_per_token"] = round(rest[0][0] / len(windows[0]))
+        entry["decode_instructions_per_token"] = round(rest[0][0] / min(DECODED_TOKENS, len(windows[0])))
     return entry
 
 
@@ -214,20 +213,6 @@ def _check(name: str, score: float, host: float, tolerance_percent: float) -> No
             f"which is more than {tolerance_percent:g} % apart",
             fix="compare their outputs on the first window: one of them computes something else",
         )
-
-
-def _sentence(name: str, entry: Mapping[str, object], task: str, host: float) -> str:
-    """What the report says of one processor."""
-    metric = "cosine" if task == "encoder" else "perplexity"
-    return (
-        f"emulated {name}: {metric} {float(str(entry[metric])):.5g} (this host's kernels {host:.5g}), "
-        f"{int(str(entry['instructions_per_token'])):,} instructions a token of a prompt"
-        + (
-            f", {int(str(entry['decode_instructions_per_token'])):,} a decoded one"
-            if "decode_instructions_per_token" in entry
-            else ""
-        )
-    )
 
 
 def _write(path: Path, windows: Sequence[Ids]) -> None:

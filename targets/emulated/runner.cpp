@@ -1,8 +1,8 @@
 // Runs an ExecuTorch program on windows of tokens, as an emulated ARM processor does: counts, sizes, results.
 //
-// runner MODEL.pte INPUT OUTPUT TASK: INPUT holds int64 numbers, for each window its length and its ids. OUTPUT gets
+// runner MODEL.pte INPUT OUTPUT TASK STEPS: INPUT holds int64 numbers, for each window its length and its ids. OUTPUT gets
 // the float32 results of all windows, one after another. TASK is causal-lm (ids and positions) or encoder (ids).
-// Of a language model, the tokens of the first window are then computed one at a time, as decoding does.
+// Of a language model, the first STEPS tokens of the first window are then computed one at a time, as in decoding.
 // The system call getppid stands before and after what the plugin counts: all windows, then all single tokens.
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
@@ -31,7 +31,8 @@ static long status_kb(const char* field) {
 }
 
 int main(int count, char** arguments) {
-  if (count != 5) return 2;
+  if (count != 6) return 2;
+  const size_t steps = std::stoul(arguments[5]);
   const long before_kb = status_kb("VmRSS:");
   const bool causal = std::string(arguments[4]) == "causal-lm";
   std::ifstream input(arguments[2], std::ios::binary);
@@ -69,7 +70,7 @@ int main(int count, char** arguments) {
   }
   syscall(SYS_getppid);
   if (causal) {
-    for (size_t at = 0; at < windows[0].size(); ++at) {
+    for (size_t at = 0; at < steps && at < windows[0].size(); ++at) {
       if (!run(windows[0], static_cast<int64_t>(at), 1, false)) return 5;
     }
   }

@@ -1,6 +1,6 @@
 """Runs an ONNX file on windows of tokens inside the sandbox, as runner.cpp does a program of ExecuTorch.
 
-runner.py MODEL INPUT OUTPUT TASK, with the sandbox's onnxruntime and numpy, and nothing of Ingot.
+runner.py MODEL INPUT OUTPUT TASK STEPS, with the sandbox's onnxruntime and numpy, and nothing of Ingot.
 """
 
 import os
@@ -29,7 +29,7 @@ def windows_of(path: str) -> list[Any]:
     return found
 
 
-def main(model: str, given: str, output: str, task: str) -> None:
+def main(model: str, given: str, output: str, task: str, steps: str) -> None:
     """The whole run; getppid marks what the plugin counts."""
     before = kilobytes("VmRSS")
     options = onnxruntime.SessionOptions()
@@ -61,7 +61,7 @@ def main(model: str, given: str, output: str, task: str) -> None:
         os.getppid()
     past = empty
     if task == "causal-lm":
-        for token in windows[0]:
+        for token in windows[0][: int(steps)]:
             _, past = run(np.array([token]), past)
     os.getppid()
     sys.stdout.write(f"peak_kb {kilobytes('VmHWM')} before_kb {before}\n")

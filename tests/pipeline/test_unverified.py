@@ -16,6 +16,7 @@ from ingot.artifacts.store import Store
 from ingot.pipeline import plan as plans
 from ingot.pipeline import requirements, validation
 from ingot.pipeline.cli.plan_view import show_plan
+from ingot.pipeline.cli.validate import show
 from ingot.pipeline.validation import Options, validate
 from ingot.stages import base
 from ingot.stages.base import Requirement
@@ -167,6 +168,48 @@ def test_a_device_that_is_missing_here_too_is_named_with_its_remedy(
     with pytest.raises(RequirementError, match="lacks a phone") as caught:
         validate(delivery, Options())
     assert caught.value.fix == "plug one in"
+
+
+@pytest.fixture
+def for_phones(delivery: Path) -> Path:
+    """The delivery with a manifest that also asks for emulated processors, as those of phones do."""
+    manifest = json.loads((delivery / "manifest.json").read_text("utf-8"))
+    params = {"processors": ["cortex-a76"], "tokens": 128, "tolerance_percent": 0.5}
+    manifest["validation"]["emulated"] = params
+    (delivery / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    return delivery
+
+
+def test_what_is_for_phones_stays_unverified_without_emulation_and_names_what_sets_it_up(
+    for_phones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = validate(for_phones, Options())
+    assert (found.verdict.status, found.exit_code, found.emulated) == ("unverified", 3, ())
+    assert found.verdict.metrics["perplexity"].value is not None
+    show(found)
+    printed = capsys.readouterr().out
+    assert "UNVERIFIED" in printed
+    assert "this machine lacks the emulation of ARM processors: ingot setup arm-emulation" in printed
+    record = json.loads(found.path.read_text("utf-8"))
+    assert (record["status"], "emulated" in record) == ("unverified", False)
+
+
+@pytest.mark.device
+def test_what_is_for_phones_is_finished_on_emulated_processors(
+    for_phones: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = validate(for_phones, Options())
+    assert (found.verdict.status, found.exit_code) == ("pass", 0)
+    (emulated,) = found.emulated
+    assert emulated.processor == "cortex-a76"
+    assert emulated.value == pytest.approx(emulated.host, rel=0.005)
+    assert emulated.dot_products > 0
+    record = json.loads(found.path.read_text("utf-8"))
+    entry = record["emulated"]["measurements"]["emulated"]["cortex-a76"]
+    assert entry["instructions_per_token"] == emulated.instructions
+    show(found)
+    assert "emulated cortex-a76: perplexity" in capsys.readouterr().out
 
 
 def test_what_a_compiler_said_when_it_failed_is_kept_beside_the_manifest(

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from ingot.pipeline.gate import MetricResult
 from ingot.pipeline.graph import Graph, Leaf, Node
+from ingot.pipeline.measurements import Emulated
+from ingot.pipeline.report.emulated import sentence
 from ingot.pipeline.report.html import render_html
 from ingot.pipeline.report.markdown import render_markdown
-from ingot.pipeline.report.model import FileReport, TargetReport
+from ingot.pipeline.report.model import FileReport, TargetReport, summary
+from ingot.pipeline.report.record import read_json, render_json
 from ingot.pipeline.report.verified import side_by_side, told, verified
 from ingot.stages import base
 
@@ -47,12 +50,47 @@ def test_a_target_is_verified_where_it_was_measured(
     assert told(TargetReport("t", "unverified", "nvidia", verified=expected)) == words
 
 
-def test_emulated_processors_are_told_beside_the_rest() -> None:
-    places = {"quality": "host", "cost": "host", "emulated": "emulated"}
-    target = TargetReport("t", "pass", "arm-mobile", verified=places)
-    assert told(target) == "quality on this host, cost on this host, on emulated processors yes"
-    without = replace(target, verified={**places, "emulated": ""})
-    assert told(without).endswith("on emulated processors not at all")
+A76 = Emulated("cortex-a76", "perplexity", 32.38, 32.35, 512, 1_652_012, 261_993, 10_158_865, 40_796_160)
+
+
+def test_emulated_processors_are_told_beside_the_rest_and_the_device_as_what_it_is() -> None:
+    places = {"quality": "host", "cost": "host", "emulated": "emulated", "device": ""}
+    target = TargetReport("t", "pass", "arm-mobile", verified=places, emulated=(A76,))
+    assert told(target) == (
+        "quality on this host and emulated (cortex-a76), cost on this host, on the device not at all"
+    )
+    without = replace(target, verified={**places, "emulated": ""}, emulated=())
+    assert told(without) == (
+        "quality on this host, cost on this host, emulated not at all, on the device not at all"
+    )
+    alone = replace(target, verified={**places, "quality": "", "cost": ""})
+    assert told(alone).startswith("quality emulated (cortex-a76), cost not at all")
+    assert told(replace(target, verified=dict.fromkeys(places, ""))) == "not at all"
+
+
+def test_a_target_that_is_emulated_is_never_called_verified_on_its_device() -> None:
+    found, leaf = graph("cpu")
+    node = Node("emulated@t", "validate.emulated_arm", base.get("validate.emulated_arm").params())
+    found = replace(found, nodes={**found.nodes, node.name: node})
+    results: Any = {name: SimpleNamespace(has_output=True) for name in found.nodes}
+    assert verified(found, replace(leaf, emulated=node.name), results) == {
+        "quality": "host", "cost": "host", "emulated": "emulated", "device": "",
+    }  # fmt: skip
+
+
+def test_what_emulated_processors_measured_is_in_every_form_of_the_report(samples: ModuleType) -> None:
+    report = samples.report(samples.target("arm-mobile", emulated=(A76,)))
+    pages = {"html": render_html(report), "markdown": render_markdown(report)}
+    for page in pages.values():
+        for text in ("cortex-a76", "32.38", "32.35", "1,652,012", "261,993", "10,158,865", "40.8", "+0.09"):
+            assert text in page
+    assert "On emulated processors" in pages["html"]
+    assert read_json(render_json(report)) == report
+    told_of = summary(report, "report.html")["targets"]["arm-mobile"]["emulated"]  # type: ignore[index]
+    assert told_of["cortex-a76"]["instructions"] == 1_652_012
+    assert "On emulated processors" not in render_html(samples.report(samples.target("cpu")))
+    assert "a decoded one" in sentence(A76)
+    assert "decoded" not in sentence(replace(A76, decode_instructions=None))
 
 
 def targets() -> list[TargetReport]:
