@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from ...model.quantized import WeightSpec
     from .graph import GraphBuilder
 
+MIDDLE = 128
 # Activations divided by their row's largest magnitude are codes about 128 in steps of 1/127.
-UNIT = ActivationGrid(1 / 127, 128)
+UNIT = ActivationGrid(1 / 127, MIDDLE)
 # The same in E4M3, whose largest number is 448.
 UNIT_FP8 = 1 / E4M3_LARGEST
 # A row of zeros has no magnitude to divide by; anything above zero keeps it zeros.
@@ -49,12 +50,15 @@ class ActivationWriter:
     """Writes the rounding of activations.
 
     signed: codes about a zero point of 128 are written as int8 about 0, which is all that TensorRT takes.
-    Others are uint8, which is what onnxruntime's kernels multiply fastest.
+    Others are uint8, which is what onnxruntime's kernels multiply fastest on x86. all_signed: these too are
+    int8. Products of two int8 are exact on every processor; those of uint8 and int8 are not where an x86
+    without an int8 dot product opens a graph that is optimized already, such as an .ort file.
     """
 
-    def __init__(self, graph: GraphBuilder, *, signed: bool) -> None:
+    def __init__(self, graph: GraphBuilder, *, signed: bool, all_signed: bool = False) -> None:
         self._graph = graph
         self._signed = signed
+        self._all_signed = all_signed
         self._known: dict[tuple[str, Wanted], Rounded] = {}
         self._parts: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -117,6 +121,6 @@ class ActivationWriter:
     def _on_grid(self, value: str, grid: ActivationGrid) -> Rounded:
         graph = self._graph
         scale = graph.scalar(grid.scale)
-        is_signed = self._signed and grid.is_symmetric
-        zero = graph.scalar(0, "int8") if is_signed else graph.scalar(grid.zero, "uint8")
+        is_signed = self._all_signed or (self._signed and grid.is_symmetric)
+        zero = graph.scalar(grid.zero - MIDDLE, "int8") if is_signed else graph.scalar(grid.zero, "uint8")
         return Rounded(graph.node("QuantizeLinear", value, scale, zero), scale, zero, None)

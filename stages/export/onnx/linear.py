@@ -30,12 +30,14 @@ class Form:
     `DequantizeLinear`.  accuracy_level: MatMulNBits' own, 0 to compute in float32, 4 with int8 blocks of
     activations.  dtype: what is computed in, and what caches hold; inputs of ids, logits and hidden states
     keep their own.  runtime: TensorRT takes the same operators in fewer forms.
+    signed_activations: see :class:`ActivationWriter`.
     """
 
     accuracy_level: int
     quant_format: QuantFormat = "qoperator"
     dtype: str = "float32"
     runtime: Runtime = "onnxruntime"
+    signed_activations: bool = False
 
 
 class Quantized(Protocol):
@@ -62,7 +64,7 @@ class LinearWriter:
         self._quantized: Quantized = (
             QdqWriter(graph, weights)
             if form.quant_format == "qdq"
-            else QOperatorWriter(graph, weights, form.accuracy_level)
+            else QOperatorWriter(graph, weights, form.accuracy_level, signed=form.signed_activations)
         )
 
     def linear(self, value: str, linear: Linear) -> str:

@@ -84,7 +84,8 @@ def run(context: Context[MobileParams]) -> Result:
     for requirement in requirements(params):
         if not requirement.met:
             raise RequirementError(f"the export needs {requirement.name}", fix=requirement.fix)
-    written = write_artifact(context, Form(params.accuracy_level), params.opset, IR_VERSIONS[params.opset])
+    form = Form(params.accuracy_level, signed_activations=True)
+    written = write_artifact(context, form, params.opset, IR_VERSIONS[params.opset])
     context.progress(1, 1, "writing the graph in the format of onnxruntime")
     write_ort(context.output, context.job, written.files, OPERATORS_FILE)
     about = dict(written.about)

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 class QOperatorWriter:
     """Writes with MatMulIntegerToFloat, MatMulNBits and GatherBlockQuantized; follows `linear.Quantized`."""
 
-    def __init__(self, graph: GraphBuilder, weights: Weights, accuracy_level: int) -> None:
+    def __init__(
+        self, graph: GraphBuilder, weights: Weights, accuracy_level: int, *, signed: bool = False
+    ) -> None:
         self._graph = graph
         self._weights = weights
         self._accuracy_level = accuracy_level
-        self.activations = ActivationWriter(graph, signed=False)
+        self.activations = ActivationWriter(graph, signed=signed, all_signed=signed)
 
     def product(self, value: str, linear: Linear, spec: WeightSpec, *, tied: bool) -> str:
         """float32 [..., in] → [..., out].

@@ -59,11 +59,34 @@ def test_int8_and_int4_codes_reach_both_formats(
     quantized = run_stage(quantizer, {"model": tiny_checkpoint(family)}, **params)
     made = run_stage("export.onnx_mobile", {"model": quantized})
     np.testing.assert_allclose(
-        logits_of(made.path, "model.ort"), logits_of(made.path, "model.onnx"), atol=2e-3
+        logits_of(made.path, "model.ort"), logits_of(made.path, "model.onnx"), atol=2e-5
     )
     sizes = {path.name: path.stat().st_size for path in made.path.iterdir()}
     plain = run_stage("export.onnx_mobile", {"model": tiny_checkpoint(family)})
     assert sizes["model.ort"] < 0.75 * (plain.path / "model.ort").stat().st_size
+
+
+@pytest.mark.parametrize("quantizer", ["quantize.dynamic", "quantize.static"])
+def test_activations_are_int8_whatever_their_zero_point_so_that_products_are_exact_everywhere(
+    quantizer: str, tiny_checkpoint: Any, run_stage: Any, text_file: Path
+) -> None:
+    """The independent truth is the graph of `export.onnx` with the option that makes its products exact."""
+    given = {"calibration": str(text_file)} if quantizer == "quantize.static" else {}
+    quantized = run_stage(quantizer, {"model": tiny_checkpoint("llama")}, **given)
+    made = run_stage("export.onnx_mobile", {"model": quantized})
+    graph = onnx.load(made.path / "model.onnx").graph
+    kinds = {value.name: value.data_type for value in graph.initializer}
+    rounding = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert rounding
+    assert {kinds[node.input[2]] for node in rounding} == {onnx.TensorProto.INT8}
+    plain = run_stage("export.onnx", {"model": quantized})
+    sessions: list[Any] = [open_session(each.path, threads=1) for each in (made, plain)]
+    try:
+        found, expected = (session.logits(IDS) for session in sessions)
+    finally:
+        for session in sessions:
+            session.close()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_the_session_opens_the_ort_file_and_generates(tiny_checkpoint: Any, run_stage: Any) -> None:
