@@ -33,6 +33,9 @@ PAD = 0
 SCORING, STEPPING = "scoring", "stepping"
 # Runs of a step before it is captured, so that libraries have their workspaces.
 WARM_RUNS = 3
+# A prompt's graph is of a length that this divides, so that few are captured; above so many tokens, computing
+# takes longer than launching.
+BUCKET, MOST_CAPTURED = 64, 8192
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class StaticSession:
         self._lock = threading.Lock()
         self._caches: dict[tuple[str, int], tuple[list[Any], list[Any]]] = {}
         self._graphs: dict[int, _Captured] = {}
+        self._prompts: dict[tuple[int, int], _Captured | None] = {}
         self._generations: dict[int, int] = {}
         self._device_ms: float | None = None
         self._info = session_info(about, str(torch.__version__), f"torch {runtime}")
@@ -156,6 +160,7 @@ class StaticSession:
         self._programs, self._weights = {}, []
         self._caches.clear()
         self._graphs.clear()
+        self._prompts.clear()
         if self._device == CUDA:
             import torch
 
@@ -226,7 +231,27 @@ class StaticSession:
         import torch
 
         keys, values = self._cache(purpose, len(ids))
-        return self._run(PREFILL, keys, values, torch.from_numpy(ids).to(self._device))
+        given = torch.from_numpy(ids).to(self._device)
+        batch, length = ids.shape
+        # A step writes each place before it reads it, so what padding leaves in the caches is never seen.
+        padded = min(-(-length // BUCKET) * BUCKET, self._info.context)
+        if purpose != STEPPING or not self._captures or batch * padded > MOST_CAPTURED:
+            return self._run(PREFILL, keys, values, given)
+        # Capturing takes several runs, so a length must come a second time.
+        if (batch, padded) not in self._prompts:
+            self._prompts[batch, padded] = None
+            return self._run(PREFILL, keys, values, given)
+        given = torch.nn.functional.pad(given, (0, padded - length), value=PAD)
+        graph = self._prompts[batch, padded]
+        if graph is None:
+            run = lambda ids: self._run(PREFILL, keys, values, ids)  # noqa: E731
+            graph = self._prompts[batch, padded] = _Captured(run, given)
+        return graph(given)[:, :length]
+
+    @property
+    def _captures(self) -> bool:
+        """Whether what is launched again and again is launched as a graph."""
+        return self._device == CUDA and bool(self._about["cuda_graphs"])
 
     def _decode(self, tokens: Ids, positions: Sequence[int]) -> Floats:
         """Logits [batch, 1, vocabulary] of one token a row; the caller holds the lock."""
@@ -234,13 +259,13 @@ class StaticSession:
 
         keys, values = self._cache(STEPPING, len(tokens))
         ids, places = torch.from_numpy(tokens[:, None].copy()), torch.tensor(positions, dtype=torch.int64)
-        if self._device != CUDA or not self._about["cuda_graphs"]:
+        if not self._captures:
             with self._timed():
                 found = self._run(DECODE, keys, values, ids.to(self._device), places.to(self._device))
             return self._host(found)
         if len(tokens) not in self._graphs:
             run = lambda *given: self._run(DECODE, keys, values, *given)  # noqa: E731
-            self._graphs[len(tokens)] = _Captured(run, ids.to(CUDA), places.to(CUDA))
+            self._graphs[len(tokens)] = _Captured(run, ids.to(self._device), places.to(self._device))
         with self._timed():
             found = self._graphs[len(tokens)](ids, places)
         return self._host(found)
@@ -268,27 +293,27 @@ class StaticSession:
 
 
 class _Captured:
-    """A step as a CUDA graph: its inputs are copied into place, and what it launches is launched as one."""
+    """A call as a CUDA graph: its inputs are copied into place, and what it launches is launched as one."""
 
-    def __init__(self, run: Callable[..., Any], ids: Any, positions: Any) -> None:
+    def __init__(self, run: Callable[..., Any], *inputs: Any) -> None:
         import torch
 
-        self._ids, self._positions = ids, positions
+        self._inputs = inputs
         cuda: Any = torch.cuda
         side = cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_RUNS):
-                run(ids, positions)
+                run(*inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._output = run(ids, positions)
+            self._output = run(*inputs)
 
-    def __call__(self, ids: Any, positions: Any) -> Any:
+    def __call__(self, *inputs: Any) -> Any:
         """The output for these inputs; it is written over by the next call."""
-        self._ids.copy_(ids, non_blocking=True)
-        self._positions.copy_(positions, non_blocking=True)
+        for kept, given in zip(self._inputs, inputs, strict=True):
+            kept.copy_(given, non_blocking=True)
         self._graph.replay()
         return self._output
 

@@ -13,7 +13,7 @@ it that no compiler takes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,13 +37,17 @@ class Held:
         return self.tensors[name]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Place:
     """Where a call stands: its caches, and the position of each row's token; None for a prompt from 0 on."""
 
     keys: Sequence[torch.Tensor]
     values: Sequence[torch.Tensor]
     positions: torch.Tensor | None
+    # What every layer would make anew: the prompt's places, rotations by tables' names, masks by windows.
+    first: torch.Tensor | None = None
+    turns: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
 
 class Program(torch.nn.Module):
@@ -113,7 +117,7 @@ class Program(torch.nn.Module):
         """Float32 [batch, length, hidden] → the same, as :meth:`Blocks.layer` computes it."""
         if self.model.parallel:
             both = self._attend(held, layer, self._norm(held, layer.attention_norm, state), place).float()
-            both = both + self._forward(held, layer, self._norm(held, layer.feed_forward_norm, state)).float()
+            both = both + self._forward(held, layer, self._norm(held, layer.feed_forward_norm, state))
             return state + both
         before = self.model.norm_first
         value = self._norm(held, layer.attention_norm, state) if before else state
@@ -124,14 +128,15 @@ class Program(torch.nn.Module):
         return state if before else self._norm(held, layer.feed_forward_norm, state)
 
     def _add(self, held: Held, state: torch.Tensor, update: torch.Tensor, post: Norm | None) -> torch.Tensor:
-        return state + (self._norm(held, post, update) if post is not None else update.float())
+        # A sum with float32 is one, whatever it is added to.
+        return state + (self._norm(held, post, update) if post is not None else update)
 
     def _norm(self, held: Held, form: Norm, value: torch.Tensor) -> torch.Tensor:
         return parts.norm(held, self.model, form, value)  # type: ignore[arg-type] # it asks for vectors alone
 
     def _map(self, held: Held, linear: Linear, value: torch.Tensor) -> torch.Tensor:
         """x Wᵀ + b in the compute dtype; codes become weights on the way."""
-        value = value.to(self.dtype)
+        value = self._cast(value)
         if linear.first is not None:
             before, linear = linear.weights
             value = self._map(held, before, value)
@@ -141,6 +146,10 @@ class Program(torch.nn.Module):
             return functional.linear(value, held.tensors[linear.name], bias)
         given = (packed.multiply_few if self.is_step else packed.multiply)(held.tensors, value)
         return given if bias is None else given + bias
+
+    def _cast(self, value: torch.Tensor) -> torch.Tensor:
+        """In the compute dtype; a conversion to what it is already would still be called."""
+        return value if value.dtype == self.dtype else value.to(self.dtype)
 
     def _forward(self, held: Held, layer: Layer, value: torch.Tensor) -> torch.Tensor:
         form, kind = layer.feed_forward, self.model.activation
@@ -157,15 +166,19 @@ class Program(torch.nn.Module):
 
     def _attend(self, held: Held, layer: Layer, value: torch.Tensor, place: Place) -> torch.Tensor:
         form = layer.attention
-        query, key, states = self._projected(held, form, value.to(self.dtype))
-        if form.query_norm is not None:
-            query = self._norm(held, form.query_norm, query).to(self.dtype)
-        if form.key_norm is not None:
-            key = self._norm(held, form.key_norm, key).to(self.dtype)
-        query, key, states = (part.transpose(1, 2) for part in (query, key, states))
         rope = form.rope or self.model.rope
+        both, states = self._projected(held, form, self._cast(value))
+        if form.query_norm is not None or form.key_norm is not None:
+            norms = (form.query_norm, form.key_norm)
+            both = tuple(
+                part if norm is None else self._cast(self._norm(held, norm, part))
+                for part, norm in zip(self._split(both), norms, strict=True)
+            )
+        both = tuple(part.transpose(1, 2) for part in both)
         if rope is not None:
-            query, key = (self._rotated(held, rope, part, place) for part in (query, key))
+            both = tuple(self._rotated(held, rope, part, place) for part in both)
+        query, key = self._split(both, axis=1)
+        states = states.transpose(1, 2)
         if place.positions is None:
             mixed = self._prompt(form, (query, key, states), place, layer.index)
         else:
@@ -174,40 +187,57 @@ class Program(torch.nn.Module):
 
     def _projected(
         self, held: Held, form: Attention, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value, [batch, length, heads, head_dim] each."""
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Query and key, as one where they come from one map, and value: [batch, length, heads, head_dim]."""
         model, width = self.model, self.model.head_dim
-        heads = (model.heads, model.kv_heads, model.kv_heads)
         if len(form.inputs) > 1:
-            split = [self._map(held, linear, value) for linear in form.inputs]
-        else:
-            whole = self._map(held, form.inputs[0], value)
-            if form.interleaved:
-                split = list(whole.reshape(*whole.shape[:-1], model.heads, 3, width).unbind(-2))
-            else:
-                split = list(torch.split(whole, [count * width for count in heads], dim=-1))
-        query, key, states = (
-            part.reshape(*part.shape[:2], count, width) for part, count in zip(split, heads, strict=True)
-        )
-        return query, key, states
+            query, key, states = (
+                part.reshape(*part.shape[:2], -1, width)
+                for part in (self._map(held, linear, value) for linear in form.inputs)
+            )
+            return (query, key), states
+        whole = self._map(held, form.inputs[0], value)
+        if form.interleaved:
+            query, key, states = whole.reshape(*whole.shape[:2], model.heads, 3, width).unbind(-2)
+            return (query, key), states
+        heads = [model.heads + model.kv_heads, model.kv_heads]
+        both, states = torch.split(whole.reshape(*whole.shape[:2], sum(heads), width), heads, dim=2)
+        return (both,), states
+
+    def _split(self, both: tuple[torch.Tensor, ...], axis: int = 2) -> tuple[torch.Tensor, ...]:
+        """Query and key apart, whose heads lie along an axis."""
+        if len(both) > 1:
+            return both
+        return torch.split(both[0], [self.model.heads, self.model.kv_heads], dim=axis)
 
     def _rotated(self, held: Held, rope: Rope, value: torch.Tensor, place: Place) -> torch.Tensor:
-        """Rotates [batch, heads, length, head_dim] by each token's position."""
-        tables = [held.tensors[name] for name in rope_names(rope)]
-        if place.positions is None:
-            cosine, sine = (table[_counted(value, 2)] for table in tables)
-        else:
-            cosine, sine = (table[place.positions][:, None, None] for table in tables)
-        return parts.rotate(value, cosine, sine)
+        """Rotates [batch, heads, length, head_dim] by each token's position, as :func:`parts.rotate` does."""
+        names = rope_names(rope)
+        if names not in place.turns:
+            tables = [held.tensors[name] for name in names]
+            if place.positions is None:
+                rows = [table[_counted(value, 2)] for table in tables]
+            else:
+                rows = [table[place.positions][:, None, None] for table in tables]
+            cosine, sine = (self._cast(torch.cat((each, each), dim=-1)) for each in rows)
+            place.turns[names] = cosine, sine
+        cosine, sine = place.turns[names]
+        turned, rest = value, None
+        if cosine.shape[-1] < value.shape[-1]:
+            turned, rest = value.tensor_split((cosine.shape[-1],), dim=-1)
+        first, second = turned.chunk(2, dim=-1)
+        turned = turned * cosine + torch.cat((-second, first), dim=-1) * sine
+        return turned if rest is None else torch.cat((turned, rest), dim=-1)
 
     def _prompt(
         self, form: Attention, given: tuple[torch.Tensor, ...], place: Place, layer: int
     ) -> torch.Tensor:
         """Attention of a whole prompt to itself, which is kept in the cache from its first place on."""
         query, key, states = given
-        first = _counted(key, 2)
-        place.keys[layer].index_copy_(2, first, key)
-        place.values[layer].index_copy_(2, first, states)
+        if place.first is None:
+            place.first = _counted(key, 2)
+        place.keys[layer].index_copy_(2, place.first, key)
+        place.values[layer].index_copy_(2, place.first, states)
         return parts.attend((query, key, states), form, causal=True, bias=None)
 
     def _token(
@@ -228,11 +258,13 @@ class Program(torch.nn.Module):
         scores = (grouped @ keys.transpose(2, 3)).float() * form.scale
         if form.softcap is not None:
             scores = form.softcap * torch.tanh(scores / form.softcap)
-        places = index[None, : keys.shape[2]]
-        seen = places <= positions[:, None]
-        if form.window is not None:
-            seen = seen & (places > positions[:, None] - form.window)
-        scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
+        if form.window not in place.masks:
+            places = index[None, : keys.shape[2]]
+            hidden = places > positions[:, None]
+            if form.window is not None:
+                hidden = hidden | (places <= positions[:, None] - form.window)
+            place.masks[form.window] = hidden[:, None, None]
+        scores = scores.masked_fill(place.masks[form.window], float("-inf"))
         mixed = scores.softmax(-1).to(self.dtype) @ values
         return mixed.reshape(batch, 1, heads * width)
 

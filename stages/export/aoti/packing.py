@@ -6,9 +6,10 @@ half the second, so that a product sums two halves and nothing is interleaved.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from ...model.blocks import parts
 from ...model.checkpoint import Checkpoint
 from ...model.families import Architecture
 from ...model.quantized import QuantizedCheckpoint
+from .joining import Joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -131,7 +133,8 @@ class Entry:
 class Weights:
     """All tensors of the programs, each made when it is written.
 
-    dtype: of what is multiplied.  longest: positions that the tables cover.
+    model: the checkpoint's network; `joined` has the one that is computed.  dtype: of what is multiplied.
+    longest: positions that the tables cover.
     """
 
     checkpoint: Checkpoint
@@ -140,9 +143,26 @@ class Weights:
     dtype: str
     longest: int
 
-    @property
+    @functools.cached_property
+    def joined(self) -> Joined:
+        """The network that the programs compute, and which of the checkpoint's maps it has as one."""
+        return Joined.of(self.model, self._alone)
+
+    @functools.cached_property
     def packed(self) -> dict[str, Packed]:
-        """The layout of each quantized weight."""
+        """The layout of each quantized weight of the joined network."""
+        parts = self.joined.parts
+        together = {
+            name: replace(self._alone[maps[0].name], name=name)
+            for name, maps in parts.items()
+            if maps[0].name in self._alone
+        }
+        gone = {each.name for maps in parts.values() for each in maps}
+        return {**{name: each for name, each in self._alone.items() if name not in gone}, **together}
+
+    @functools.cached_property
+    def _alone(self) -> dict[str, Packed]:
+        """The layout of each quantized weight of the checkpoint."""
         specs = self.quantized.quantized if self.quantized else {}
         return {name: Packed.of(name, spec) for name, spec in specs.items()}
 
@@ -153,37 +173,36 @@ class Weights:
 
     def _maps(self) -> Iterator[Entry]:
         """What is multiplied or looked up, as [out, in], with biases; codes where it is quantized."""
-        model = self.model
-        for linear in model.linears:
+        for linear in self.joined.model.linears:
+            maps = self.joined.parts.get(linear.name, (linear,))
             if linear.name in self.packed:
-                yield from self._codes(linear.name)
+                yield from self._codes(linear.name, [each.name for each in maps])
             else:
-                yield self._float(linear.name, self.dtype, turned=linear.stored_in_out)
+                parts = [self._float(each.name, self.dtype, turned=each.stored_in_out) for each in maps]
+                yield _stacked(linear.name, parts)
             if linear.bias is not None:
-                yield self._float(linear.bias, self.dtype)
-        if model.embedding in self.packed:
-            yield from self._codes(model.embedding)
+                biases = [self._float(each.bias, self.dtype) for each in maps if each.bias is not None]
+                yield _stacked(linear.bias, biases)
+        embedding = self.model.embedding
+        if embedding in self.packed:
+            yield from self._codes(embedding, [embedding])
         else:
-            yield self._float(model.embedding, self.dtype)
+            yield self._float(embedding, self.dtype)
 
-    def _codes(self, name: str) -> Iterator[Entry]:
-        assert self.quantized is not None  # noqa: S101 - it has this weight
+    def _codes(self, name: str, parts: list[str]) -> Iterator[Entry]:
+        """The tensors of the codes of one weight, or of several as one."""
+        assert self.quantized is not None  # noqa: S101 - it has these weights
         source, packed = self.quantized, self.packed[name]
-        rows, features = source.quantized[name].shape
-        groups = source.quantized[name].groups
+        specs = [source.quantized[part] for part in parts]
+        rows, features, groups = sum(spec.shape[0] for spec in specs), specs[0].shape[1], specs[0].groups
         stored = (rows, features // 2 if packed.in_halves else features)
-        yield Entry(
-            TensorShape(f"{name}.codes", "U8", stored),
-            lambda: packed.store(torch.from_numpy(source.weight(name).codes.copy())),
-        )
-        yield Entry(
-            TensorShape(f"{name}.scales", "F32", (rows, groups)),
-            lambda: torch.from_numpy(source.weight(name).scales.copy()),
-        )
-        yield Entry(
-            TensorShape(f"{name}.zeros", "U8", (rows, groups)),
-            lambda: torch.from_numpy(source.weight(name).zeros.copy()),
-        )
+
+        def made(field: str) -> torch.Tensor:
+            return torch.cat([torch.from_numpy(getattr(source.weight(part), field).copy()) for part in parts])
+
+        yield Entry(TensorShape(f"{name}.codes", "U8", stored), lambda: packed.store(made("codes")))
+        yield Entry(TensorShape(f"{name}.scales", "F32", (rows, groups)), lambda: made("scales"))
+        yield Entry(TensorShape(f"{name}.zeros", "U8", (rows, groups)), lambda: made("zeros"))
 
     def _vectors(self) -> Iterator[Entry]:
         """What stays in float32: norms, positions, the bias of the head."""
@@ -228,6 +247,13 @@ class Weights:
                 yield from (_made(*each) for each in zip(rope_names(rope), tables, strict=True))
         # Heads are counted by it too.
         yield _made(INDEX, torch.arange(max(self.longest, self.model.kv_heads)))
+
+
+def _stacked(name: str, parts: list[Entry]) -> Entry:
+    """Tensors one after another along their first axis."""
+    first = parts[0].shape
+    shape = (sum(part.shape.shape[0] for part in parts), *first.shape[1:])
+    return Entry(TensorShape(name, first.dtype, shape), lambda: torch.cat([part.make() for part in parts]))
 
 
 def _made(name: str, tensor: torch.Tensor) -> Entry:

@@ -45,7 +45,9 @@ class AotiParams:
         doc="float32 products in TF32, ten bits of mantissa; off, since float32 is asked for to be exact",
     )
     cuda_graphs: bool = param(
-        True, doc="a step is launched as one CUDA graph; without, launches of small kernels bound its speed"
+        True,
+        doc="a step, and a prompt of a length that comes again, are launched as one CUDA graph each; "
+        "without, launches of small kernels bound their speed",
     )
     engine: str = param(
         "aoti",
@@ -149,14 +151,14 @@ def run(context: Context[AotiParams]) -> Result:
     check_network(model, longest)
     about = session_json(model, params, longest, source.path)
     weights = Weights(checkpoint, quantized, model, params.dtype, longest)
-    packed, entries = weights.packed, weights.entries()
+    packed, entries, network = weights.packed, weights.entries(), weights.joined.model
     with context.output.create(WEIGHTS_FILE) as stream:
         write_weights(entries, stream, context.progress)
     # Programs are traced from shapes and types alone.
     given = {entry.shape.name: entry.blank() for entry in entries}
     for number, name in enumerate(PROGRAMS):
         context.progress(number, len(PROGRAMS), "programs traced")
-        save(trace(model, about, packed, given, name), context.output.payload / f"{name}.pt2")
+        save(trace(network, about, packed, given, name), context.output.payload / f"{name}.pt2")
     del given
     checkpoint.copy_sidecars(context.output)
     context.output.write_json(SESSION_FILE, about)

@@ -42,7 +42,8 @@ def untraced(directory: Path, quantized: QuantizedCheckpoint | None = None) -> S
     about = session_json(model, ON_CPU, 64, directory)
     given = {entry.shape.name: entry.make() for entry in weights.entries()}
     programs = {
-        name: kind(model, tuple(given), weights.packed, torch.float32).eval() for name, kind in KINDS.items()
+        name: kind(weights.joined.model, tuple(given), weights.packed, torch.float32).eval()
+        for name, kind in KINDS.items()
     }
     return StaticSession(about, programs, list(given.values()), "cpu", "eager")
 
