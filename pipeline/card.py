@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from .card_gpu import ENGINE, bfloat16_section, engine_section
 from .metrics import CAUSAL, ENCODER, SEQ2SEQ, metric_title
 from .packaging import packaging_section
 from .report import emulated
@@ -150,7 +151,12 @@ def _run_section(report: RunReport, target: TargetReport, session: Mapping[str, 
     if target.format == "aoti":
         yield from _program_section(session)
     yield from packaging_section(target.format, session)
+    if target.format == ENGINE:
+        yield from engine_section(session)
     if target.format != "onnx":
+        return
+    if session.get("dtype") == "bfloat16":
+        yield from bfloat16_section()
         return
     wanted = target.requires.get("onnxruntime", "")
     yield "## Run it"
@@ -165,6 +171,10 @@ def _run_section(report: RunReport, target: TargetReport, session: Mapping[str, 
     yield from run_code(session)
     yield "```"
     yield ""
+    if "profiles" in session:
+        yield 'On a GPU, `pip install onnxruntime-gpu` and `providers=["CUDAExecutionProvider"]`; TensorRT takes'
+        yield "the graph with the shapes in `optimization_profiles.json`."
+        yield ""
     yield "Builds of onnxruntime for Linux since 1.29 send telemetry to Microsoft, as those for Windows do;"
     yield "`ORT_DISABLE_TELEMETRY=1` in the environment keeps the former from it."
 
@@ -199,10 +209,11 @@ def run_code(session: Mapping[str, Any]) -> Iterator[str]:
         return
     yield f'session = ort.InferenceSession("model.onnx"{given})'
     inputs = tuple(str(name) for name in session.get("inputs", ()))
-    yield from _causal(inputs) if session.get("task") == CAUSAL else _encoder(inputs)
+    half = str(session.get("dtype", "float32"))
+    yield from _causal(inputs, half) if session.get("task") == CAUSAL else _encoder(inputs)
 
 
-def _causal(inputs: tuple[str, ...]) -> Iterator[str]:
+def _causal(inputs: tuple[str, ...], dtype: str) -> Iterator[str]:
     feed = ['"input_ids": [ids[done:]]']
     if "attention_mask" in inputs:
         feed.append('"attention_mask": [[1] * len(ids)]')
@@ -210,7 +221,7 @@ def _causal(inputs: tuple[str, ...]) -> Iterator[str]:
         feed.append('"position_ids": [[*range(done, len(ids))]]')
     yield 'ids, done = tokenizer.encode("Once upon a time").ids, 0'
     yield f'caches = [i for i in session.get_inputs() if i.name.startswith("{PAST}")]'
-    yield "past = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in caches}"
+    yield f"past = {{i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.{dtype}) for i in caches}}"
     yield 'while len(ids) < 48 and ids[-1] not in about["eos_ids"]:'
     yield f"    feed = {{{', '.join(feed)}}}"
     yield "    feed = {name: np.array(value, np.int64) for name, value in feed.items()}"
@@ -225,13 +236,14 @@ def _pair(session: Mapping[str, Any], options: str) -> Iterator[str]:
     """Greedy text from a source."""
     first = () if session.get("first_id") is None else (session["first_id"],)
     files = '("encoder.onnx", "model.onnx")'
+    dtype = str(session.get("dtype", "float32"))
     yield f"encoder, session = (ort.InferenceSession(name{options}) for name in {files})"
     yield 'source = np.array([tokenizer.encode("Once upon a time").ids], np.int64)'
     yield 'names, mask = about["encoder"]["outputs"][1:], np.ones_like(source)'
     yield 'read = encoder.run(names, {"input_ids": source, "attention_mask": mask})'
     yield 'read = dict(zip(names, read)) | {"encoder_attention_mask": mask}'
     yield f'caches = [i for i in session.get_inputs() if i.name.startswith("{PAST}")]'
-    yield "past = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in caches}"
+    yield f"past = {{i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.{dtype}) for i in caches}}"
     yield f"ids, done = {[session.get('decoder_start_id'), *first]}, 0"
     yield 'while len(ids) < 48 and (done == 0 or ids[-1] not in about["eos_ids"]):'
     yield '    feed = read | past | {"input_ids": np.array([ids[done:]], np.int64)}'

@@ -117,6 +117,41 @@ def test_the_code_of_the_card_runs_in_the_delivery(
         assert done.stdout.strip() == run(tiny_checkpoint(family)).strip()
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "t5"])
+def test_the_code_of_a_card_for_gpus_runs_on_a_processor_too(
+    family: str, store: Store, samples: ModuleType, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    artifact = exported(store, tiny_checkpoint(family), tmp_path, "export.onnx_nvidia")
+    target = samples.target("nvidia", status="pass", artifact=artifact.digest)
+    deliver_targets(store, samples.report(target), {"nvidia": artifact}, tmp_path / "out")
+    place = tmp_path / "out" / "nvidia"
+    card = (place / "README.md").read_text("utf-8")
+    assert "`pip install onnxruntime-gpu`" in card
+    command = [sys.executable, "-c", code(card)]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_card_of_an_engine_names_the_library_that_built_it_and_runs_by_its_names(
+    samples: ModuleType,
+) -> None:
+    target = samples.target("gpu", status="unverified", format="tensorrt-engine", requires={})
+    session = {"task": "causal-lm", "requires": {"tensorrt_rtx": "1.7.1"}}
+    card = render_card(samples.report(target), target, session)
+    assert "pip install tensorrt-rtx==1.7.1" in card
+    assert "ingot generate ." in card
+    assert "ingot validate ." in card
+    compile(code(card), "card", "exec")
+
+
+def test_a_graph_in_bfloat16_is_not_said_to_run_with_numpy(samples: ModuleType) -> None:
+    target = samples.target("gpu", status="unverified", format="onnx", requires={})
+    card = render_card(samples.report(target), target, {"task": "causal-lm", "dtype": "bfloat16"})
+    assert "```python" not in card
+    assert "TensorRT" in card
+
+
 def greedy(checkpoint: Path) -> str:
     """What transformers continues the card's prompt with, greedily, to 48 tokens."""
     import tokenizers

@@ -150,5 +150,7 @@ def run(context: Context[NvidiaParams]) -> Result:
         if wrong:
             raise StageError(f"the optimization profiles are not sound: {wrong[0]}")
     context.output.write_json(PROFILES_FILE, {"schema": SCHEMA, "graphs": shapes})
-    context.output.write_json(SESSION_FILE, {**written.about, "profiles": PROFILES_FILE, "sm": params.sm})
+    context.output.write_json(
+        SESSION_FILE, {**written.about, "dtype": params.dtype, "profiles": PROFILES_FILE, "sm": params.sm}
+    )
     return Result(facts={**written.facts, "dtype": params.dtype, "sm": params.sm})
