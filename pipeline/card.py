@@ -172,7 +172,7 @@ def _run_section(report: RunReport, target: TargetReport, session: Mapping[str, 
     yield "```"
     yield ""
     if "profiles" in session:
-        yield 'On a GPU, `pip install onnxruntime-gpu` and `providers=["CUDAExecutionProvider"]`; TensorRT takes'
+        yield 'On a GPU: `pip install onnxruntime-gpu`, `providers=["CUDAExecutionProvider"]`. TensorRT takes'
         yield "the graph with the shapes in `optimization_profiles.json`."
         yield ""
     yield "Builds of onnxruntime for Linux since 1.29 send telemetry to Microsoft, as those for Windows do;"

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 
+def tensor_of(value: Any) -> Any:
+    """A tensor as it is, an array as a tensor: a copy where it may not be written, as torch asks."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value
+    return torch.from_numpy(value if value.flags.writeable else value.copy())
+
+
 class CudaMemory:
     """Makes tensors, copies them, and times what runs on its stream.
 
@@ -45,8 +54,7 @@ class CudaMemory:
         import torch
 
         with torch.cuda.stream(self._stream):
-            tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
-            return tensor.to(device=CUDA, dtype=getattr(torch, dtype)).contiguous()
+            return tensor_of(value).to(device=CUDA, dtype=getattr(torch, dtype)).contiguous()
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A tensor whose values are undefined."""

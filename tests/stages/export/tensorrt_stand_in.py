@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from ingot.targets.runtimes.engine_memory import tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,8 +185,7 @@ class HostMemory:
         self._nothing = torch.zeros(1)
 
     def put(self, value: Any, dtype: str) -> torch.Tensor:
-        tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
-        return tensor.to(dtype=getattr(torch, dtype)).contiguous()
+        return tensor_of(value).to(dtype=getattr(torch, dtype)).contiguous()
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
         return torch.empty(shape, dtype=getattr(torch, dtype))

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from ingot.artifacts.errors import InputError, RequirementError, StageError
+from ingot.artifacts.manifest import Artifact, ArtifactRecord
+from ingot.artifacts.schema import build
+from ingot.stages.validate import device
+from ingot.stages.validate.cost_child import Side
+from ingot.stages.validate.quality import QualityParams
 from ingot.targets.gpu import Gpu
 from ingot.targets.runtimes import engine as module
-from ingot.targets.runtimes import engine_about, onnx
+from ingot.targets.runtimes import engine_about, onnx, program
 from ingot.targets.runtimes.base import OnDevice, Sampling
 from ingot.targets.runtimes.engine_about import check_machine, read_about
 from ingot.targets.runtimes.engine_file import EngineFile
@@ -227,8 +232,6 @@ def test_another_library_or_gpu_is_named_with_its_remedy(
 
 
 def test_without_a_gpu_an_engine_is_not_opened(engines: Engines, library: None, monkeypatch: Any) -> None:
-    from ingot.targets.runtimes import program
-
     monkeypatch.setattr(module, "check_device", program.check_device)
     monkeypatch.setattr(program.gpu, "probe", tuple)
     with pytest.raises(RequirementError, match="this machine lacks a CUDA device"):
@@ -291,3 +294,63 @@ def test_without_a_driver_tensorrts_own_words_say_why_an_engine_does_not_open(
     made = export(engines("llama")[0], "onnx", "export.tensorrt", sm=89).directory
     with pytest.raises(InputError, match=r"TensorRT-RTX 1\..* does not open the engine: .*CUDA driver"):
         EngineFile(made / "model.engine", "tensorrt_rtx", stand_in.HostMemory())
+
+
+def test_quality_and_cost_are_measured_through_the_engine_that_is_delivered(
+    engines: Engines, library: None, tiny_checkpoint: Callable[[str], Path], run_stage: Any, tmp_path: Path
+) -> None:
+    sentence = "The river ran past mill number {} and the road ran with the river to the town. "
+    text = tmp_path / "held-out.txt"
+    text.write_text("\n<|endoftext|>\n".join(sentence.format(number) * 4 for number in range(12)))
+    reference = run_stage(
+        "validate.reference", {"model": tiny_checkpoint("llama")}, evaluation=str(text), window=32
+    )
+    graphs, path = engines("llama")
+    measured = {}
+    for kind, place in (("onnx", graphs), ("tensorrt-engine", path)):
+        artifact = Artifact("0" * 64, ArtifactRecord(kind, (), {}), place)
+        for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+            if not (place / name).exists():
+                shutil.copy(graphs / name, place / name)
+        found = run_stage("validate.quality", {"artifact": artifact, "reference": reference})
+        measured[kind] = json.loads((found.path / "measurements.json").read_text())
+    ours, theirs = measured["tensorrt-engine"], measured["onnx"]
+    assert ours["environment"] == {"runtime": "TensorRT-RTX", "runtime_version": "1.7.1"}
+    # Windows of 32 tokens are longer than the profile, and batches larger.
+    for name in ("perplexity", "kl_divergence", "parity_max_error"):
+        assert ours["metrics"][name]["value"] == pytest.approx(theirs["metrics"][name]["value"], rel=0.05)
+    assert ours["metrics"]["perplexity"]["tokens"] > 1000
+
+    side = Side(path, 1, "cuda")
+    assert side.answer({"do": "load"})["runtime"] == "TensorRT-RTX"
+    prefill = side.answer({"do": "prefill", "tokens": 16, "batch": 2})
+    steps = side.answer({"do": "decode", "tokens": 4, "batch": 2})
+    assert (prefill["device_ms"], steps["device_ms"]) == ([0.5], [0.5] * 4)
+    assert len(steps["ms"]) == 4
+    assert side.answer({"do": "memory"})["device_bytes"] == 1024
+
+
+@pytest.mark.parametrize(
+    ("library", "gpus", "lacks"),
+    [
+        (
+            "none",
+            (),
+            {"a library that runs TensorRT engines", "a CUDA device", "a torch that is built for CUDA"},
+        ),
+        ("tensorrt_rtx", (HOPPER,), {"a TensorRT-RTX for SM 90"}),
+        ("tensorrt_rtx", (ADA,), set()),
+        ("tensorrt", (HOPPER,), set()),
+    ],
+)
+def test_what_running_an_engine_takes_is_known_while_planning(
+    library: str, gpus: tuple[Gpu, ...], lacks: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "tensorrt_library", lambda: library)
+    monkeypatch.setattr(device, "probe", lambda: gpus)
+    monkeypatch.setattr(program.gpu, "probe", lambda: gpus)
+    monkeypatch.setattr(program.gpu, "cuda_of_torch", lambda: "13.0" if gpus else None)
+    params = build(QualityParams, {"device": "cuda"}, prefix="quality")
+    unmet = [each for each in device.requirements(replace(params, format="tensorrt-engine")) if not each.met]
+    assert {each.name for each in unmet} == lacks
+    assert all(each.fix and each.is_device for each in unmet)
