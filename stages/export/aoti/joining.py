@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...model.families import Architecture, Linear
+from ...model.families import Architecture, FeedForward, Linear
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,8 +42,8 @@ def _layer(layer: Layer, packed: Mapping[str, Packed], parts: dict[str, tuple[Li
     if len(attention.inputs) > 1 and _alike(attention.inputs, packed):
         whole = _join(attention.inputs, "qkv_proj", parts)
         layer = replace(layer, attention=replace(attention, inputs=(whole,)))
-    gate = getattr(form, "gate", None)
-    if gate is not None and _alike((gate, form.up), packed):
+    gate = form.gate if isinstance(form, FeedForward) else None
+    if isinstance(form, FeedForward) and gate is not None and _alike((gate, form.up), packed):
         whole = _join((gate, form.up), "gate_up_proj", parts)
         layer = replace(layer, feed_forward=replace(form, gate=None, up=whole, gate_in_up=True))
     return layer
