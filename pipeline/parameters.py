@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,28 @@ def choose(stage: base.Stage[Any], label: str, settings: Mapping[str, Setting], 
             values[name] = located(value, f"{label}.{name}", origins.get(name), data)
         if known[name].metadata["is_folder"] and isinstance(value, str):
             values[name] = str(data.directory.absolute() / Path(value).expanduser())
-    params = build(stage.params, values, prefix=label, locate=origins.get)
+    try:
+        params = build(stage.params, values, prefix=label, locate=origins.get)
+    except RecipeError as error:
+        raise _placed(error, label, known, origins) from None
     return Choice(stage, params, origins, tuple(role for role in roles if role in values))
+
+
+def _placed(
+    error: RecipeError, label: str, known: Mapping[str, object], origins: Mapping[str, str]
+) -> RecipeError:
+    """An error of parameters that do not go together, with the node's name and the line of one of them."""
+    if error.where is not None:
+        return error
+    words = re.findall(r"\w+", error.what)
+    places = (origins[word] for word in words if word in origins)
+    where = next(places, next(iter(origins.values()), None))
+    what = error.what
+    if error.what.partition(":")[0] in known:
+        what = f"{label}.{what}"
+    elif not what.startswith((f"{label}.", f"{label}:")):
+        what = f"{label}: {what}"
+    return RecipeError(what, where=where, fix=error.fix)
 
 
 def _unknown(stage: base.Stage[Any], label: str, name: str, setting: Setting) -> RecipeError:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..base import Context, Result, stage
 from ..train.params import TOOLS, TrainParams, requirements
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
 class FinetuneParams(TrainParams):
     """Parameters of `finetune.full`."""
+
+
+def preflight(_params: FinetuneParams, directories: Mapping[str, Path]) -> None:
+    """Raises InputError for a network that predicts no next token."""
+    from ..model.checkpoint import Checkpoint
+    from ..train.checkpoint import require_predicting
+
+    require_predicting("finetune.full", Checkpoint.open(directories["model"]))
 
 
 @stage(
@@ -23,6 +36,7 @@ class FinetuneParams(TrainParams):
     tools=TOOLS,
     summary="Train all weights on the next token of a text; never worse by the selection text than before",
     requires=requirements,
+    preflight=preflight,
 )
 def run(context: Context[FinetuneParams]) -> Result:
     """Trains the checkpoint `model` and writes it in its own dtypes.

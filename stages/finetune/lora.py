@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Result, stage
 from ..train.params import TOOLS, TrainParams, requirements
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,14 @@ class LoraParams(TrainParams):
             raise RecipeError("freeze: low-rank changes train alone", fix="name weights in ignore")
 
 
+def preflight(_params: LoraParams, directories: Mapping[str, Path]) -> None:
+    """Raises InputError for a network that predicts no next token."""
+    from ..model.checkpoint import Checkpoint
+    from ..train.checkpoint import require_predicting
+
+    require_predicting("finetune.lora", Checkpoint.open(directories["model"]))
+
+
 @stage(
     "finetune.lora",
     params=LoraParams,
@@ -52,6 +65,7 @@ class LoraParams(TrainParams):
     tools=TOOLS,
     summary="Train low-rank changes of the maps on the next token of a text, and fold them into the weights",
     requires=requirements,
+    preflight=preflight,
 )
 def run(context: Context[LoraParams]) -> Result:
     """Trains the checkpoint `model` and writes it with its changes, in its own dtypes.
@@ -85,5 +99,5 @@ def run(context: Context[LoraParams]) -> Result:
     change = Change(adapted.fold, tuple(pruned))
     result = train_checkpoint(context, network, NextToken(), corpus, facts, change=change)
     if params.write_adapter:
-        adapted.write(context.output, params.rank, params.alpha)
+        adapted.write(context.output, params.rank, params.alpha, source.architecture.task)
     return result

@@ -22,7 +22,8 @@ WEIGHT = "weight"
 # What PEFT writes before the names of modules.
 PREFIX = "base_model.model."
 FOLDER = "adapter"
-TASK = "CAUSAL_LM"
+# What PEFT calls tasks.
+TASKS = {"causal-lm": "CAUSAL_LM", "seq2seq-lm": "SEQ_2_SEQ_LM"}
 
 
 class LowRank(torch.nn.Module):
@@ -73,12 +74,12 @@ class Adapted:
         for name in self.changed:
             parametrize.remove_parametrizations(self.network.get_submodule(name), WEIGHT)
 
-    def write(self, output: Outbox, rank: int, alpha: float) -> None:
-        """Writes the changes into a folder of the payload as PEFT does, float32."""
+    def write(self, output: Outbox, rank: int, alpha: float, task: str) -> None:
+        """Writes the changes to a network of a task into a folder of the payload as PEFT does, float32."""
         config = AdapterConfig(
             rank=rank, alpha=alpha, fan_in_fan_out=self.turned, targets=tuple(self.changed)
         )
-        output.write_json(f"{FOLDER}/{CONFIG_FILE}", config_json(config, TASK))
+        output.write_json(f"{FOLDER}/{CONFIG_FILE}", config_json(config, TASKS[task]))
         tensors = {}
         for name, change in self.changed.items():
             tensors[f"{PREFIX}{name}.lora_A.weight"] = change.down

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SHOWN_POINTS = 400
 LAST_GOOD = "last-good"
 DIGITS = 6
+PREDICTING = ("causal-lm", "seq2seq-lm")
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,13 @@ def fit(
 
 
 def require_predicting(stage: str, source: Checkpoint) -> None:
-    """Raises InputError for a network that predicts no next token."""
+    """Raises InputError for a network that predicts no next token, alone or from what an encoder read."""
     model = source.architecture
-    if model.task != "causal-lm":
+    if model.task not in PREDICTING:
         raise InputError(
             f"{stage}: {model.model_type} is of the task {model.task}, which predicts no next token",
-            fix="fine-tune models of the task causal-lm; encoders are trained by distill, against a teacher",
+            fix=f"fine-tune models of the tasks {' and '.join(PREDICTING)}; encoders are trained by distill, "
+            "against a teacher",
         )
 
 

@@ -16,13 +16,16 @@ class Batch:
 
     ids: int64 [rows, length].  predicted: bool [rows, length], which tokens count as targets; never the
     first.  attended: bool [rows, length], False for padding; None where there is none.  which: int64 [rows],
-    the numbers of the windows in their text.
+    the numbers of the windows in their text.  sources: int64 [rows, source], what an encoder reads, and
+    read: bool of that shape, False for padding; None where there is no encoder.
     """
 
     ids: torch.Tensor
     predicted: torch.Tensor
     attended: torch.Tensor | None
     which: torch.Tensor
+    sources: torch.Tensor | None = None
+    read: torch.Tensor | None = None
 
     @property
     def targets(self) -> torch.Tensor:
@@ -35,6 +38,11 @@ class Batch:
 
     def call(self, network: torch.nn.Module, **options: Any) -> Any:
         """What a network of transformers gives for the batch."""
+        if self.sources is not None and self.read is not None:
+            # Padding stands behind what is predicted, where no target sees it.
+            return network(
+                input_ids=self.sources, attention_mask=self.read.long(), decoder_input_ids=self.ids, **options
+            )
         attended = None if self.attended is None else self.attended.long()
         return network(input_ids=self.ids, attention_mask=attended, **options)
 

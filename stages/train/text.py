@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from ...artifacts.digest import digest_bytes
 from ...artifacts.errors import DataError
 from ..model.chat import renderer
 from ..model.checkpoint import settings
-from ..model.text import Chat, Tokens, as_text, parse_documents, parse_lines
+from ..model.pairs import of_lines, of_text
+from ..model.text import Chat, Tokens, as_text, parse_documents, parse_lines, parse_pairs
 from ..model.tokens import encode, load_tokenizer, wrapped_windows
 from .objective import Batch
 
@@ -39,12 +40,15 @@ ASSISTANT = "assistant"
 @dataclass(frozen=True, eq=False)
 class Windows:
     """ids: int32 [windows, width], zero behind each one's length.  predicted: bool [windows, width], which
-    tokens are targets.  lengths: int64 [windows].
+    tokens are targets.  lengths: int64 [windows].  sources: int32 [windows, source], what each is predicted
+    from where there is an encoder, zero behind each one's length; source_lengths: int64 [windows].
     """
 
     ids: Ids
     predicted: Flags
     lengths: npt.NDArray[np.int64]
+    sources: Ids | None = None
+    source_lengths: npt.NDArray[np.int64] | None = None
 
     @property
     def count(self) -> int:
@@ -62,11 +66,19 @@ class Windows:
         attended = None
         if int(lengths.min()) < width:
             attended = torch.from_numpy(np.arange(width) < lengths[:, None]).to(device)
+        sources = read = None
+        if self.sources is not None and self.source_lengths is not None:
+            given = self.source_lengths[which]
+            longest = int(given.max())
+            sources = torch.from_numpy(self.sources[which, :longest].astype(np.int64)).to(device)
+            read = torch.from_numpy(np.arange(longest) < given[:, None]).to(device)
         return Batch(
             torch.from_numpy(self.ids[which, :width].astype(np.int64)).to(device),
             torch.from_numpy(self.predicted[which, :width]).to(device),
             attended,
             torch.from_numpy(which),
+            sources,
+            read,
         )
 
     def some(self, most: int) -> Windows:
@@ -77,7 +89,13 @@ class Windows:
 
     def at(self, which: npt.NDArray[np.int64] | slice) -> Windows:
         """Those windows alone."""
-        return Windows(self.ids[which], self.predicted[which], self.lengths[which])
+        return Windows(
+            self.ids[which],
+            self.predicted[which],
+            self.lengths[which],
+            None if self.sources is None else self.sources[which],
+            None if self.source_lengths is None else self.source_lengths[which],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +111,8 @@ class Corpus:
         parts = []
         for each in (self.training, self.selection):
             parts += [str(each.ids.shape).encode(), each.ids.tobytes(), each.predicted.tobytes()]
+            if each.sources is not None:
+                parts += [str(each.sources.shape).encode(), each.sources.tobytes()]
         return digest_bytes(b"|".join(parts))
 
 
@@ -100,7 +120,8 @@ def read_corpus(source: Checkpoint, params: TrainParams, note: Callable[[str], N
     """The texts that the parameters name, in the tokens of a checkpoint.
 
     Documents are joined, with the token that ends a text between them, and cut into windows; a chat is a
-    window of its own, of which the responses count. Raises DataError for a text that cannot be read, holds
+    window of its own, of which the responses count. For an encoder-decoder, each pair of source and target is
+    a window, or the halves of each piece of a text. Raises DataError for a text that cannot be read, holds
     nothing or too little, and for tokens outside the vocabulary.
     """
     reader = _Reader(source, params.window, note)
@@ -120,10 +141,14 @@ def read_corpus(source: Checkpoint, params: TrainParams, note: Callable[[str], N
 
 @dataclass(frozen=True)
 class _Document:
-    """ids: its tokens.  responses: which of them count; None: it is packed with others, and all do."""
+    """ids: its tokens.  responses: which of them count; None: it is packed with others, and all do.
+
+    source: what it is predicted from, of an encoder-decoder.
+    """
 
     ids: Sequence[int]
     responses: Sequence[bool] | None = None
+    source: Sequence[int] = ()
 
 
 class _Reader:
@@ -151,6 +176,8 @@ class _Reader:
                 for start, length in zip(each.starts, each.lengths, strict=True)
             ]
             return [_Document(piece, [True] * len(piece)) for piece in pieces]
+        if self._model.task == "seq2seq-lm":
+            return self._pairs(data, str(path))
         lines = parse_lines(data, str(path))
         if not any(isinstance(line, Chat | Tokens) for line in lines):
             return [_Document(ids) for ids in encode(self._tokenizer, parse_documents(data, str(path)))]
@@ -165,6 +192,26 @@ class _Reader:
                 found_lines.append(_Document(encode(self._tokenizer, [as_text(line)])[0]))
         return found_lines
 
+    def _pairs(self, data: bytes, where: str) -> list[_Document]:
+        """Targets with their sources, as `stages/model/pairs.py` has them."""
+        model = self._model
+        start, context = model.decoder_start or 0, model.context
+        if model.encoder:
+            context = min(context, model.encoder.context)
+        if lines := parse_pairs(data, where):
+            found = of_lines(self._tokenizer, lines, start, self._width)
+        else:
+            documents = parse_documents(data, where)
+            found = of_text(self._tokenizer, documents, start, self._width, context)
+        sources, targets = (
+            [part.tolist() for part in np.split(each.ids, each.starts[1:])]
+            for each in (found.sources, found.targets)
+        )
+        return [
+            _Document(target, [True] * len(target), source)
+            for target, source in zip(targets, sources, strict=True)
+        ]
+
     def windows(self, documents: Sequence[_Document], where: str, kind: str) -> Windows:
         """Documents as windows: packed ones first, then those that stand alone."""
         width = self._width
@@ -176,15 +223,15 @@ class _Reader:
                     stream.append(self._end)
         whole = len(stream) // width
         cut = [stream[at * width : (at + 1) * width] for at in range(whole)]
-        rows = [(piece, [True] * width) for piece in cut]
+        rows: list[_Document] = [_Document(piece, [True] * width) for piece in cut]
         if not whole and len(stream) > 1:
-            rows = [(stream, [True] * len(stream))]
+            rows = [_Document(stream, [True] * len(stream))]
         lost = 0
         for document in documents:
             if document.responses is not None:
                 ids, counted = list(document.ids[:width]), list(document.responses[:width])
                 if any(counted[1:]):
-                    rows.append((ids, counted))
+                    rows.append(_Document(ids, counted, document.source))
                 else:
                     lost += 1
         if lost:
@@ -200,18 +247,25 @@ class _Reader:
             )
         return self._filled(rows, where)
 
-    def _filled(self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]], where: str) -> Windows:
-        width = max(len(ids) for ids, _ in rows)
+    def _filled(self, rows: Sequence[_Document], where: str) -> Windows:
+        width = max(len(row.ids) for row in rows)
         filled = Windows(
             np.zeros((len(rows), width), np.int32),
             np.zeros((len(rows), width), np.bool_),
-            np.array([len(ids) for ids, _ in rows], np.int64),
+            np.array([len(row.ids) for row in rows], np.int64),
         )
-        for number, (ids, counted) in enumerate(rows):
-            filled.ids[number, : len(ids)] = ids
-            filled.predicted[number, : len(ids)] = counted
+        for number, row in enumerate(rows):
+            filled.ids[number, : len(row.ids)] = row.ids
+            filled.predicted[number, : len(row.ids)] = row.responses or False
         filled.predicted[:, 0] = False
         highest = int(filled.ids.max())
+        if any(row.source for row in rows):
+            lengths = np.array([len(row.source) for row in rows], np.int64)
+            sources = np.zeros((len(rows), int(lengths.max())), np.int32)
+            for number, row in enumerate(rows):
+                sources[number, : len(row.source)] = row.source
+            highest = max(highest, int(sources.max()))
+            filled = replace(filled, sources=sources, source_lengths=lengths)
         if highest >= self._model.vocabulary:
             raise DataError(
                 f"token id {highest} is outside the model's vocabulary of {self._model.vocabulary}",

@@ -91,7 +91,9 @@ def described() -> Iterator[None]:
 
 @contextlib.contextmanager
 def working_directory(given: Path | None) -> Iterator[Path]:
-    """The directory that was given, or one that is gone after the block."""
+    """The directory that was given, made where there is none, or one that is gone after the block."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         yield given or Path(temporary)
 

@@ -102,6 +102,33 @@ def test_prune_distill_train_codes_export_and_gate_are_one_recipe(
         assert facts["zeros_kept"] == 1
 
 
+@pytest.mark.parametrize(
+    ("stage", "what"),
+    [
+        ("distill: {teacher: load, steps: 3}", "distill: there is no training text"),
+        ("prune: {method: structured, ffn: 1.5}", "prune.ffn: 1.5 is neither"),
+        (
+            "finetune: {training_text: t.txt, steps: 3, epochs: 2.0, method: full}",
+            "finetune: steps and epochs",
+        ),
+        (
+            "finetune: {training_text: t.txt, ema_decay: 1.0, method: full}",
+            "finetune.ema_decay: 1 never moves",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_named_with_their_stage_and_line(
+    stage: str, what: str, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("a text")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: {tiny_checkpoint('llama')}\ntargets: [cpu]\nstages:\n  {stage}\n")
+    with pytest.raises(RecipeError) as caught:
+        ingot.plan(recipe, store=tmp_path / "store")
+    assert caught.value.what.startswith(what)
+    assert caught.value.where == f"{recipe}:4"
+
+
 def test_a_teacher_in_a_targets_own_quantize_is_refused(tiny_checkpoint: Any, tmp_path: Path) -> None:
     quantize = {"method": "qat", "bits": 4, "teacher": "load"}
     with pytest.raises(RecipeError, match="teacher: 'load' is another input") as caught:

@@ -7,6 +7,8 @@ import pytest
 from ingot.artifacts.errors import DataError, InputError, RecipeError, StageError
 from ingot.artifacts.tensors import TensorSource
 
+from ..conftest import TEXT
+
 STAGE = "finetune.full"
 LEARN = {"window": 16, "batch_size": 4, "steps": 8, "learning_rate": 5e-3}
 
@@ -90,10 +92,55 @@ def test_frozen_parameters_are_written_byte_for_byte(tiny_checkpoint, text_file,
     assert "model.layers.0.self_attn.q_proj.weight" not in same
 
 
-@pytest.mark.parametrize("family", ["bert", "t5"])
-def test_networks_that_predict_no_next_token_are_refused(family, tiny_checkpoint, text_file, run_stage):
-    with pytest.raises(InputError, match="predicts no next token"):
-        run_stage(STAGE, {"model": tiny_checkpoint(family)}, training_text=str(text_file))
+def test_encoders_are_refused_while_planning(tiny_checkpoint):
+    from ingot.stages import base
+
+    for name in (STAGE, "finetune.lora"):
+        check = base.get(name).preflight
+        check(None, {"model": tiny_checkpoint("t5")})
+        with pytest.raises(
+            InputError, match=f"{name}: bert is of the task encoder, which predicts no next token"
+        ):
+            check(None, {"model": tiny_checkpoint("bert")})
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("name", [STAGE, "finetune.lora"])
+def test_an_encoder_decoder_learns_pairs(name, family, tiny_checkpoint, tmp_path, run_stage):
+    import json
+
+    source, pairs = tiny_checkpoint(family), tmp_path / "pairs.jsonl"
+    words = TEXT.split()[:12]
+    lines = [{"source": f"say {word} now", "target": f"{word} {word}"} for word in words * 3]
+    pairs.write_text("\n".join(json.dumps(line) for line in lines))
+    observed = {}
+    made = run_stage(
+        name, {"model": source}, observed=observed, training_text=str(pairs), selection_text=str(pairs),
+        evaluate_every=5, **{**LEARN, "steps": 20, "learning_rate": 1e-2},
+    )  # fmt: skip
+    assert made.facts["trained_steps"] > 0
+    # What transformers itself says of the loss, pair by pair, with its own labels.
+    losses = [_loss_of_transformers(each, lines) for each in (source, made.path)]
+    selection = dict(observed["training"]["selection"])
+    assert losses[0] == pytest.approx(selection[0], rel=1e-4)
+    assert losses[1] == pytest.approx(min(selection.values()), rel=1e-4)
+    assert losses[1] < losses[0] - 0.1
+
+
+def _loss_of_transformers(directory, lines) -> float:
+    import torch
+    import transformers
+    from ingot.stages.model.tokens import load_tokenizer
+
+    tokenizer = load_tokenizer(directory)
+    module = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch.float32).eval()
+    total = count = 0
+    for line in lines:
+        source, target = (torch.tensor([tokenizer.encode(line[key]).ids]) for key in ("source", "target"))
+        with torch.no_grad():
+            total += float(module(input_ids=source, labels=target).loss) * target.numel()
+        count += target.numel()
+    return total / count
 
 
 @pytest.mark.parametrize(
