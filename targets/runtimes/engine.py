@@ -91,9 +91,9 @@ class EngineGraph:
         ]
         return [self.memory.joined([part[name] for part in parts]) for name in outputs]
 
-    def host(self, value: Any) -> Floats:
+    def host(self, value: Any, first: int = 0) -> Floats:
         """See :meth:`Graph.host`."""
-        return self.memory.host(value)
+        return self.memory.host(value[:, first:])
 
     def close(self) -> None:
         """See :meth:`Graph.close`."""

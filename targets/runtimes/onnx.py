@@ -90,13 +90,14 @@ class OnnxSession:
         if not self._cache:
             return self._anew(input_ids, attention_mask, past, logits_from)
         feeds = self._feeds(input_ids, attention_mask, past)
-        if self._logits_from:
-            feeds[self._logits_from] = np.array([logits_from], np.int64)
+        # Of one column there is nothing to leave out.
+        is_told = self._logits_from is not None and input_ids.shape[1] > 1
+        if is_told:
+            feeds[str(self._logits_from)] = np.array([logits_from], np.int64)
         result, *present = self._graph.run([self._result, *self._cache.values()], feeds)
-        if not self._logits_from:
-            result = result[:, logits_from:]
+        result = self._graph.host(result, 0 if is_told else logits_from)
         length = (past.length if past else 0) + input_ids.shape[1]
-        return self._graph.host(result), Cache(dict(zip(self._cache, present, strict=True)), length)
+        return result, Cache(dict(zip(self._cache, present, strict=True)), length)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """See :meth:`Session.generate`.

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     Ids = npt.NDArray[np.int64]
     Floats = npt.NDArray[np.float32]
 
-HALF = "tensor(float16)"
+HALF, BFLOAT16 = "tensor(float16)", "tensor(bfloat16)"
+# TensorProto.BFLOAT16 of ONNX.
+BFLOAT16_TYPE = 16
 # What onnxruntime calls a device; the processor takes what a device has no kernel for, such as shapes.
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # The most heads, and the widest, that any model has.
@@ -48,8 +50,8 @@ class Graph(Protocol):
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The outputs of those names, wherever the runtime has them; they may be fed again."""
 
-    def host(self, value: Any) -> Floats:
-        """An output as an array."""
+    def host(self, value: Any, first: int = 0) -> Floats:
+        """An output [batch, columns, ...] as an array, from a column on."""
 
     def close(self) -> None:
         """Frees the runtime's memory; the graph cannot be run afterwards."""
@@ -88,6 +90,9 @@ class OnnxGraph:
             # It goes on with the processor otherwise, and says so in its log alone.
             raise RequirementError(f"onnxruntime did not start {providers[0]}", fix="check the GPU's driver")
         self._session: Any = session
+        self._runtime, self._device = runtime, device
+        # On a processor arrays go in and come out without a copy, and binding brings nothing.
+        self._is_bound = device != "cpu"
         self.version = str(runtime.__version__)
         self.inputs = tuple(str(node.name) for node in session.get_inputs())
         self.outputs = tuple(str(node.name) for node in session.get_outputs())
@@ -101,15 +106,41 @@ class OnnxGraph:
         if self._session is None:
             raise StageError("the session is closed")
         try:
-            results: list[Any] = self._session.run(outputs, feeds)
+            # An input that may be left out cannot be bound.
+            if self._is_bound and all(name in self.inputs for name in feeds):
+                return self._run_bound(outputs, feeds)
+            results: list[Any] = self._session.run(
+                outputs, {name: self._array(value) for name, value in feeds.items()}
+            )
         except Exception as error:  # noqa: BLE001 - onnxruntime has one exception type for each status code
             raise StageError(f"onnxruntime failed: {_first_line(error)}") from None
         return results
 
-    def host(self, value: Any) -> Floats:
+    def host(self, value: Any, first: int = 0) -> Floats:
         """See :meth:`Graph.host`."""
-        result: Floats = value
+        result: Floats = self._array(value)[:, first:]
         return result
+
+    def _array(self, value: Any) -> Any:
+        return value.numpy() if isinstance(value, self._runtime.OrtValue) else value
+
+    def _run_bound(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """The same with keys and values where they were computed: only the first output comes to the host."""
+        values, binding = self._runtime.OrtValue, self._session.io_binding()
+        for name, value in feeds.items():
+            if isinstance(value, values):
+                binding.bind_ortvalue_input(name, value)
+            elif self.types.get(name) == BFLOAT16:
+                # numpy has no such numbers; only an empty past is made here.
+                empty = values.ortvalue_from_shape_and_type(list(value.shape), BFLOAT16_TYPE, self._device)
+                binding.bind_ortvalue_input(name, empty)
+            else:
+                binding.bind_cpu_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, "cpu" if name == self.outputs[0] else self._device)
+        self._session.run_with_iobinding(binding)
+        found: list[Any] = binding.get_outputs()
+        return found
 
     def close(self) -> None:
         """Frees onnxruntime's memory; the graph cannot be run afterwards."""

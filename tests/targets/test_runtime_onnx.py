@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 GREEDY = Sampling(max_new_tokens=6)
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Iterator[onnx.OnnxSession]:
+@pytest.fixture(params=["arrays", "bound"])
+def toy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[onnx.OnnxSession]:
+    """Its inputs and outputs as arrays, and bound to the device's memory, as on a GPU."""
     session = onnx.open(write_toy(tmp_path / "toy"), threads=1)
+    session._graph._is_bound = request.param == "bound"
     yield session
     session.close()
 
@@ -67,11 +69,11 @@ def test_stepping_through_a_cache_gives_the_same_as_all_at_once(toy: onnx.OnnxSe
 
 def test_stepping_leaves_the_cache_it_was_given_as_it_was(toy: onnx.OnnxSession) -> None:
     _, past = toy.step(np.array([[3, 2]]))
-    kept = {name: value.copy() for name, value in past.tensors.items()}
+    kept = {name: toy._graph.host(value).copy() for name, value in past.tensors.items()}
     again = [toy.step(np.array([[token]]), None, past)[0].argmax() for token in (1, 5, 1)]
     assert again == [8, 1, 8]
     for name, value in past.tensors.items():
-        np.testing.assert_array_equal(value, kept[name])
+        np.testing.assert_array_equal(toy._graph.host(value), kept[name])
 
 
 def test_only_the_last_logits_are_given_when_asked(toy: onnx.OnnxSession) -> None:

@@ -142,3 +142,16 @@ def test_what_the_graphs_cannot_take_is_refused_in_words(call: Any, message: str
 
 def test_no_prompts_give_no_targets(opened: Any) -> None:
     assert opened("t5").generate([], Sampling()) == []
+
+
+def test_keys_and_values_that_stay_where_they_were_computed_give_the_same(
+    opened: Callable[[str], OnnxPairSession], run_stage: Callable[..., Any], tiny_checkpoint: Any
+) -> None:
+    plain = opened("t5")
+    bound = onnx.open(run_stage("export.onnx", {"model": tiny_checkpoint("t5")}).path, threads=1)
+    assert isinstance(bound, OnnxPairSession)
+    for graph in (bound._encoder, bound._decoder):
+        graph._is_bound = True
+    prompts = [[5, 6, 7], [9, 8, 7, 6]]
+    assert bound.generate(prompts, Sampling(6)) == plain.generate(prompts, Sampling(6))
+    bound.close()
