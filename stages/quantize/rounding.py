@@ -17,7 +17,7 @@ from ...artifacts.tensors import TensorSource
 from ..model.checkpoint import WEIGHTS_FILE, Checkpoint
 from ..model.quantized import WeightFormat, WeightSpec, record_json, weights_by_width
 from .formats import choose
-from .zeros import count_zeros
+from .zeros import Zeros
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def write(
     from ..base import Result
 
     source.copy_sidecars(context.output)
-    errors = write_weights(context, source, specs, search, made)
+    errors, counted = write_weights(context, source, specs, search, made)
     context.output.write_json("quantization.json", record_json(method, specs, made.transforms))
     floats: dict[str, tuple[int, int]] = {}
     for name in source.tensors.names():
@@ -95,7 +95,7 @@ def write(
             tensors, parameters = floats.get(dtype, (0, 0))
             floats[dtype] = (tensors + 1, parameters + info.count)
     linear = [specs[item.name] for item in source.architecture.linears if item.name in specs]
-    zeros = (made.is_sparse and count_zeros(source, context.output.payload, specs)) or {}
+    zeros = counted.facts if made.is_sparse else {}
     if (lost := 1 - zeros.get("zeros_kept", 1.0)) > 0:
         context.note(f"{lost:.2%} of the zeros of a sparse checkpoint are none any more")
     facts = {
@@ -117,8 +117,10 @@ def write_weights(
     specs: Mapping[str, WeightSpec],
     search: ScaleSearch,
     made: Made = NOTHING,
-) -> dict[str, object]:
-    """Streams every tensor to `model.safetensors`; gives what was observed of each quantized one."""
+) -> tuple[dict[str, object], Zeros]:
+    """Streams every tensor to `model.safetensors`; gives what was observed of each quantized one, and the
+    zeros of linear weights, counted on the way.
+    """
     from ...artifacts.tensors import SafetensorsWriter, TensorShape
 
     names = source.tensors.names()
@@ -130,6 +132,7 @@ def write_weights(
             info = source.tensors.info(name)
             layout.append(TensorShape(name, "F32" if made.holds(name) else info.dtype, info.shape))
     errors: dict[str, object] = {}
+    zeros: dict[str, Zeros] = {}
     with (
         context.output.create(WEIGHTS_FILE) as stream,
         SafetensorsWriter(stream, layout) as writer,
@@ -139,16 +142,30 @@ def write_weights(
             context.progress(done, len(names), name)
             if made.holds(f"{name}.codes"):
                 errors[name] = made.evidence[name]
+                if made.is_sparse:
+                    zeros[name] = count_made(source.tensors, made, name, specs[name])
                 for part in specs[name].layout(name):
                     copy(writer, made.tensors, part.name)
             elif spec := specs.get(name):
                 work = write_quantized if spec.format.numeric == "int" else write_levels
-                rounded = work(writer, pool, source.tensors, name, spec, search)
+                rounded, zeros[name] = work(writer, pool, source.tensors, name, spec, search)
                 errors[name] = {**rounded, **made.evidence.get(name, {})}
             else:
                 copy(writer, made.tensors if made.holds(name) else source.tensors, name)
     context.progress(len(names), len(names), "written")
-    return errors
+    linears = [linear.name for linear in source.architecture.linears]
+    return errors, Zeros.sum(zeros[name] for name in linears if name in zeros)
+
+
+def count_made(tensors: TensorSource, made: Made, name: str, spec: WeightSpec) -> Zeros:
+    """The zeros of a weight that a calibrated method brings the codes of."""
+    if made.tensors is None:
+        raise AssertionError("nothing was brought")
+    weight = tensors.float32(name)
+    tensors.release(name)
+    zeros = made.tensors.array(f"{name}.zeros") if spec.format.numeric == "int" else None
+    codes = made.tensors.array(f"{name}.codes")
+    return Zeros.count(weight.T if spec.stored_in_out else weight, codes, zeros, spec)
 
 
 def copy(writer: Any, tensors: TensorSource | None, name: str) -> None:
@@ -164,28 +181,31 @@ def write_quantized(
     name: str,
     spec: WeightSpec,
     search: ScaleSearch,
-) -> dict[str, float | None]:
+) -> tuple[dict[str, float | None], Zeros]:
     """Rounds one weight in blocks of rows and writes its codes, scales and zeros.
 
     Gives relative_error, ‖W − Ŵ‖ / ‖W‖ (Frobenius), and snr_db, −20 log10 of it, None for a weight without
-    error: what is observed is JSON, which has no infinity.
+    error: what is observed is JSON, which has no infinity. Beside it, what zeros it has and keeps.
     """
     import numpy as np
 
     rows = reader(tensors, name, spec)
 
-    def work(block: slice) -> tuple[Grid, float, float]:
-        return round_block(rows(block), spec.format, search)
+    def work(block: slice) -> tuple[Grid, float, float, Zeros]:
+        weight = rows(block)
+        grid, lost, total = round_block(weight, spec.format, search)
+        return grid, lost, total, Zeros.count(weight, grid.codes, grid.zeros, spec)
 
-    grids, lost, total = [], 0.0, 0.0
-    for grid, block_lost, block_total in pool.map(work, row_blocks(spec)):
+    grids, counts, lost, total = [], [], 0.0, 0.0
+    for grid, block_lost, block_total, counted in pool.map(work, row_blocks(spec)):
         grids.append(grid)
+        counts.append(counted)
         lost += block_lost
         total += block_total
     writer.write(f"{name}.codes", np.concatenate([grid.codes for grid in grids]))
     writer.write(f"{name}.scales", np.concatenate([grid.scales for grid in grids]))
     writer.write(f"{name}.zeros", np.concatenate([grid.zeros for grid in grids]))
-    return observed(lost, total)
+    return observed(lost, total), Zeros.sum(counts)
 
 
 def write_levels(
@@ -195,7 +215,7 @@ def write_levels(
     name: str,
     spec: WeightSpec,
     search: ScaleSearch,
-) -> dict[str, float | None]:
+) -> tuple[dict[str, float | None], Zeros]:
     """Rounds one weight to the levels of its format, in blocks of rows; gives the same as the above.
 
     Scales come first, and where they are quantized themselves, codes are chosen for what became of them.
@@ -214,20 +234,22 @@ def write_levels(
     scales = double.values() if double else scales
     group = np.arange(spec.shape[1]) // (form.group_size or spec.shape[1])
 
-    def work(block: slice) -> tuple[npt.NDArray[np.uint8], float, float]:
+    def work(block: slice) -> tuple[npt.NDArray[np.uint8], float, float, Zeros]:
         weight = rows(block)
         codes = floating.encode(weight, scales[block], form)
         error = levels(form.numeric)[codes] * scales[block][:, group] - weight
-        return codes, float(np.vdot(error, error)), float(np.vdot(weight, weight))
+        zeros = Zeros.count(weight, codes, None, spec)
+        return codes, float(np.vdot(error, error)), float(np.vdot(weight, weight)), zeros
 
     found = list(pool.map(work, blocks))
-    writer.write(f"{name}.codes", np.concatenate([codes for codes, _, _ in found]))
+    writer.write(f"{name}.codes", np.concatenate([codes for codes, *_ in found]))
     writer.write(f"{name}.scales", scales)
     if double:
         writer.write(f"{name}.scale_codes", double.codes)
         writer.write(f"{name}.scale_scales", double.scales)
         writer.write(f"{name}.scale_offset", double.offset)
-    return observed(sum(lost for _, lost, _ in found), sum(total for _, _, total in found))
+    evidence = observed(sum(lost for _, lost, _, _ in found), sum(total for _, _, total, _ in found))
+    return evidence, Zeros.sum(counted for *_, counted in found)
 
 
 def row_blocks(spec: WeightSpec) -> list[slice]:

@@ -2,61 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..model.levels import levels
-from ..model.quantized import QuantizedCheckpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterable
 
     import numpy as np
     import numpy.typing as npt
 
-    from ..model.checkpoint import Checkpoint
-    from ..model.quantized import QuantizedWeight, WeightSpec
+    from ..model.quantized import WeightSpec
+
+    Codes = npt.NDArray[np.integer]
 
 # Trained weights are hardly ever exactly zero: from this share of them on, somebody pruned.
 SPARSE = 0.01
 
 
-def count_zeros(
-    source: Checkpoint, directory: Path, specs: Mapping[str, WeightSpec]
-) -> dict[str, float] | None:
-    """input_sparsity, the share of zeros in the linear weights that were quantized, and zeros_kept, of those
-    the share that codes stand for zero too; None where the input is not sparse.
+@dataclass(frozen=True)
+class Zeros:
+    """parameters: of weights.  zero: how many of them are 0.  kept: of those, how many are by their codes."""
 
-    directory: of the quantized checkpoint that was written.
-    """
-    names = [linear.name for linear in source.architecture.linears if linear.name in specs]
-    masks = ((name, _zeros(source, name, specs[name])) for name in names)
-    counts = {name: int(mask.sum()) for name, mask in masks}
-    total = sum(counts.values())
-    parameters = sum(specs[name].parameters for name in names)
-    if total < SPARSE * parameters:
-        return None
-    made = QuantizedCheckpoint.open(directory)
-    kept = 0
-    for name in names:
-        if counts[name]:
-            kept += int((_zeros(source, name, specs[name]) & _zero_codes(made.weight(name))).sum())
-    return {"input_sparsity": round(total / parameters, 6), "zeros_kept": kept / total}
+    parameters: int = 0
+    zero: int = 0
+    kept: int = 0
 
+    @staticmethod
+    def count(weight: npt.NDArray[np.float32], codes: Codes, zeros: Codes | None, spec: WeightSpec) -> Zeros:
+        """Of rows of a weight [rows, in] beside their codes; zeros: [rows, groups], None where a code is a
+        level of its format.
+        """
+        import numpy as np
 
-def _zeros(source: Checkpoint, name: str, spec: WeightSpec) -> npt.NDArray[np.bool_]:
-    mask: npt.NDArray[np.bool_] = source.tensors.float32(name) == 0
-    source.tensors.release(name)
-    return mask.T if spec.stored_in_out else mask
+        mask = weight == 0
+        found = int(mask.sum())
+        if not found:
+            return Zeros(weight.size)
+        if zeros is None:
+            stands = np.asarray(levels(spec.format.numeric) == 0)[codes]
+        else:
+            stands = codes == zeros[:, np.arange(spec.shape[1]) // (spec.format.group_size or spec.shape[1])]
+        return Zeros(weight.size, found, int((mask & stands).sum()))
 
+    @staticmethod
+    def sum(parts: Iterable[Zeros]) -> Zeros:
+        """Of all together."""
+        found = [(each.parameters, each.zero, each.kept) for each in parts]
+        return Zeros(*(sum(column) for column in zip(*found, strict=True))) if found else Zeros()
 
-def _zero_codes(weight: QuantizedWeight) -> npt.NDArray[np.bool_]:
-    """bool [out, in]: where (code − zero) · scale, or level · scale, is exactly 0."""
-    import numpy as np
-
-    spec = weight.spec
-    group = np.arange(spec.shape[1]) // (spec.format.group_size or spec.shape[1])
-    if spec.format.numeric == "int":
-        found: npt.NDArray[np.bool_] = weight.codes == weight.zeros[:, group]
-        return found
-    return np.asarray(levels(spec.format.numeric) == 0)[weight.codes]
+    @property
+    def facts(self) -> dict[str, float]:
+        """input_sparsity, the share of zeros, and zeros_kept, of those the share that codes stand for zero
+        too; nothing where the input is not sparse.
+        """
+        if not self.zero or self.zero < SPARSE * self.parameters:
+            return {}
+        return {
+            "input_sparsity": round(self.zero / self.parameters, 6), "zeros_kept": self.kept / self.zero,
+        }  # fmt: skip
