@@ -48,6 +48,7 @@ RANGES = ("onnxruntime", "opset", "ir_version")
 TWIN = "what cost is compared with"
 EMULATED = "emulated"
 PAIRS = "seq2seq-lm"
+ONNX, ENGINE = "onnx", "tensorrt-engine"
 # The stages whose names say more than the section of their parameters does.
 VALIDATORS = {EMULATED: "validate.emulated_arm"}
 
@@ -232,8 +233,15 @@ class Branch:
     def _artifact(self, model: str) -> str:
         """Adds the export of ``model`` that is delivered."""
         because = self._because(EXPORT)
-        reason = f"what runs on {self._name}, through {self._profile.runtime}"
+        reason = f"what runs on {self._name}, through {self._runtime()}"
         return self._exported(model, self._name, f"{reason}: {because}" if because else reason, self._name)
+
+    def _runtime(self) -> str:
+        """What opens the artifact: the profile's runtime, or another for what is delivered beside its own."""
+        kind, own = self._stage(EXPORT, self._settings).output, self._profile.runtime
+        # A graph in ONNX is what several runtimes take; an engine is TensorRT's.
+        is_own = kind not in base.RUNNABLE or kind == ENGINE or (kind == ONNX and own not in base.RUNNABLE)
+        return own if is_own else kind
 
     def _plain(self) -> str:
         """Adds the export of the unmodified model, for the same runtime."""

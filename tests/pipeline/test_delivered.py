@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -182,3 +183,17 @@ def test_one_recipe_for_three_kinds_of_devices_builds_what_they_share_once(folde
     stages = [node.stage for node in found.nodes.values()]
     assert stages.count("prune.magnitude") == stages.count("load") == stages.count("validate.reference") == 1
     assert {"cpu", "nvidia", "soon"} <= set(found.targets)
+
+
+def test_the_plan_names_what_opens_each_artifact(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assemble, "tensorrt_library", lambda: "tensorrt_rtx")
+    data = "data: {calibration: other.txt}\n"
+    (folder / "other.txt").write_text("another text, " * 400)
+    found = graph(folder, f"{data}targets: [arm-mobile, nvidia-sm89, nvidia-sm90, cpu-int4]\n")
+    said = {name: found.node(leaf.artifact).reason for name, leaf in found.targets.items()}
+    through = {name: re.split("[:;]", reason.partition("through ")[2])[0] for name, reason in said.items()}
+    assert through == {
+        "arm-mobile": "executorch", "arm-mobile-onnx": "onnx", "nvidia-sm89": "tensorrt",
+        "nvidia-sm89-engine": "tensorrt", "nvidia-sm90": "tensorrt", "nvidia-sm90-aoti": "aoti",
+        "cpu-int4": "onnx",
+    }  # fmt: skip
