@@ -33,6 +33,9 @@ def structured(params: Any, work: Work) -> Estimate:
     # Fitting takes two networks along and products of inputs, and scores channels on the way.
     scored = {"activation": not params.refit, "taylor": 6}.get(params.scoring, 0)
     looks = 0 if params.calibration is None else scored + (params.layers is not None) + 3 * params.refit
+    if params.calibration is not None and params.refit and params.ffn is not None:
+        # Features that stay go forth and back, and are one part of the network.
+        looks += 2 if params.feature_epochs is None else 2 * params.feature_epochs
     seconds = 5e-11 * looks * work.parameters * params.samples * params.window
     once = pruned(params, work)
     return replace(once, cpu_seconds=TORCH_SECONDS + seconds + 5e-9 * work.parameters)

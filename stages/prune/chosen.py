@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..model.calibration.fallbacks import describe_fallbacks
+from .features import FeatureTrainer
 from .importance import added, by_weight, importance, most_important
 from .refit import KEPT, RefitVisitor, damped_cholesky
 from .single import has_single_reader
@@ -88,13 +89,17 @@ def _fitted(
     """By map: the inputs that stay, the fitted weight, and what was observed."""
     from ..model.calibration.calibrate import calibrate
 
-    visitor = RefitVisitor(source.tensors, ways, context.params.damp_percent)
+    params, tensors = context.params, source.tensors
+    epochs = 1 if params.feature_epochs is None else params.feature_epochs
+    trainer = FeatureTrainer(tensors, source.architecture, ways, epochs, context.seed, context.threads)
+    visitor = RefitVisitor(tensors, ways, params.damp_percent, trainer if epochs else None)
     journal = calibrate(context, source, visitor, f"{part}-refit")
     evidence, results = journal.evidence(), journal.results()
     if remark := describe_fallbacks(evidence, "cut without fitting"):
         context.note(remark)
     kept = {name: results.array(name + KEPT) for name in ways}
-    return kept, {name: partial(results.float32, name) for name in ways}, evidence
+    made = [name for name in results.names() if not name.endswith(KEPT)]
+    return kept, {name: partial(results.float32, name) for name in made}, evidence
 
 
 def _known(

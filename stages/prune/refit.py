@@ -13,7 +13,7 @@ from ..model.calibration.second_order import weighted_error
 from .stored import rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...artifacts.tensors import TensorSource
     from ..model.calibration.walk import Stop
     from ..model.families import Linear
+    from .features import FeatureTrainer
 
     Indices = npt.NDArray[np.int64]
     # Of a stop, the map's weight, XXᵀ and the drift: the inputs that stay.
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # How often damping may grow tenfold where kept channels go together.
 TRIES = 4
+# Of maps whose features are trained afterwards, least squares see so many tokens for each input: of more, all
+# that they would tell is found by training.
+SPARED = 16
 # What results call the inputs that stay, behind the name of the weight.
 KEPT = ".kept"
 
@@ -74,18 +78,27 @@ class RefitVisitor:
     """Fits maps at their stops; see :class:`ingot.stages.model.calibration.walk.Visitor`.
 
     What it makes are the weights of kept inputs alone, float32 in the shape that is stored then, and which
-    those are. The walk goes on as the pruned network, and the network that nothing was taken from beside it:
-    each map is fitted to what it gave there, and where its output is added to the state, to what that state
-    was, so that it makes up for what was lost before it too.
+    those are; where features were trained, their feed-forward's other weights too. The walk goes on as the
+    pruned network, and the network that nothing was taken from beside it: each map is fitted to what it gave
+    there, and where its output is added to the state, to what that state was, so that it makes up for what
+    was lost before it too.
 
-    choose: by weight, how the inputs that stay are chosen.
+    choose: by weight, how the inputs that stay are chosen.  trainer: of features; None leaves them as they
+    are.
     """
 
     compares = True
 
-    def __init__(self, source: TensorSource, choose: Mapping[str, Choose], damp: float) -> None:
-        self.wanted: Collection[str] = set(choose)
+    def __init__(
+        self,
+        source: TensorSource,
+        choose: Mapping[str, Choose],
+        damp: float,
+        trainer: FeatureTrainer | None = None,
+    ) -> None:
+        self.wanted: Collection[str] = {*choose, *(trainer.entries if trainer else ())}
         self._source = source
+        self._trainer = trainer
         self._choose = choose
         self._damp = damp
         self._tensors: dict[str, npt.NDArray[np.generic]] = {}
@@ -94,18 +107,26 @@ class RefitVisitor:
     def visit(self, stop: Stop) -> None:
         """Chooses the inputs of a stop's maps that stay, and fits the maps."""
         started = time.process_time()
-        hessian = (gram(stop.inputs, stop.pool) / max(stop.rows, 1)).cpu()
-        for linear in stop.linears:
-            if linear.name in self.wanted:
-                self._fit(linear, stop, hessian)
+        if self._trainer:
+            self._trainer.read(stop)
+        chosen = [linear for linear in stop.linears if linear.name in self._choose]
+        if not chosen:
+            return
+        step = 1
+        if self._trainer and all(self._trainer.trains(linear) for linear in chosen):
+            step = max(1, stop.rows // (SPARED * chosen[0].in_features))
+        part = stop.inputs[::step]
+        hessian = (gram(part, stop.pool) / max(_rows(part), 1)).cpu()
+        for linear in chosen:
+            self._fit(linear, stop, hessian, step)
         share = round((time.process_time() - started) / len(stop.linears), 4)
-        for linear in stop.linears:
-            if linear.name in self.wanted:
-                self._evidence[linear.name]["cpu_seconds"] = share
+        for linear in chosen:
+            self._evidence[linear.name]["cpu_seconds"] = share
 
-    def _fit(self, linear: Linear, stop: Stop, hessian: torch.Tensor) -> None:
+    def _fit(self, linear: Linear, stop: Stop, hessian: torch.Tensor, step: int) -> None:
         weight, reason = stop.tensors.original(linear), too_little(stop)
-        drift, apart = (None, 0.0) if reason else _drift(stop, weight)
+        ahead = None if reason else _ahead(stop, weight)
+        drift, apart = (None, 0.0) if ahead is None else _drift(stop, ahead, step)
         channels = self._choose[linear.name](stop, weight, hessian, drift)
         kept, dtype = torch.from_numpy(channels), self._source.info(linear.name).dtype
         plain = weight[:, kept]
@@ -116,8 +137,6 @@ class RefitVisitor:
         )
         if reason is None and not lost < lost_plain:
             found, lost, reason = plain, lost_plain, "that loses less on the calibration text"
-        stop.tensors.replace(linear, _spread(weight, kept, found))
-        self._tensors[linear.name] = (found.T if linear.stored_in_out else found).contiguous().numpy()
         self._tensors[linear.name + KEPT] = channels
         self._evidence[linear.name] = {
             "fallback": reason,
@@ -125,6 +144,15 @@ class RefitVisitor:
             "cut_weighted_error": _relative(lost_plain, whole),
             "rows": stop.rows,
         }
+        maps = {linear: found}
+        if self._trainer and ahead is not None:
+            trained = self._trainer.train(linear, stop, ahead, kept, found)
+            if trained is not None:
+                maps |= trained.maps
+                self._evidence[linear.name]["error_of_trained"] = trained.error
+        stop.tensors.replace(linear, _spread(weight, kept, maps[linear]))
+        for each, value in maps.items():
+            self._tensors[each.name] = (value.T if each.stored_in_out else value).contiguous().numpy()
 
     def collect(self) -> tuple[Mapping[str, npt.NDArray[np.generic]], Mapping[str, object]]:
         """The fitted weights since it was last asked with their inputs, and what was observed of each."""
@@ -133,27 +161,36 @@ class RefitVisitor:
         return found
 
 
-def _drift(stop: Stop, weight: torch.Tensor) -> tuple[torch.Tensor | None, float]:
-    """ΔXᵀ [out, in] and ‖Δ‖², both by token; Δ is what the dense network's state is ahead by, but for what
-    the map itself gives of the inputs here.
+def _ahead(stop: Stop, weight: torch.Tensor) -> list[torch.Tensor] | None:
+    """Δ by batch, float32 [rows, out]: what the dense network's state is ahead by, but for what the map
+    itself gives of the inputs here.
     """
     if stop.exact is None:
-        return None, 0.0
+        return None
     ours = stop.onto or (None,) * len(stop.inputs)
     theirs = stop.exact_onto or (None,) * len(stop.inputs)
     there = weight.to(stop.inputs[0].device)
 
-    def ahead(batch: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
+    def apart(batch: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
         given, exact, onto, exact_onto = batch
         with torch.inference_mode():
             found = (exact.float() - given.float()) @ there.T  # type: ignore[union-attr]
             return found if onto is None or exact_onto is None else found + (exact_onto - onto)
 
-    apart = list(stop.pool.map(ahead, zip(stop.inputs, stop.exact, ours, theirs, strict=True)))
-    squares = sum(float(each.square().sum(dtype=torch.float64)) for each in apart)
-    dtype = stop.inputs[0].dtype
-    drift = cross([each.to(dtype) for each in apart], stop.inputs, stop.pool) / stop.rows
-    return drift.cpu(), squares / stop.rows
+    return list(stop.pool.map(apart, zip(stop.inputs, stop.exact, ours, theirs, strict=True)))
+
+
+def _drift(stop: Stop, ahead: Sequence[torch.Tensor], step: int) -> tuple[torch.Tensor, float]:
+    """ΔXᵀ [out, in] and ‖Δ‖², both by token; of one batch in ``step``."""
+    part, inputs = ahead[::step], stop.inputs[::step]
+    squares = sum(float(each.square().sum(dtype=torch.float64)) for each in part)
+    rows, dtype = _rows(inputs), inputs[0].dtype
+    drift = cross([each.to(dtype) for each in part], inputs, stop.pool) / rows
+    return drift.cpu(), squares / rows
+
+
+def _rows(batches: Sequence[torch.Tensor]) -> int:
+    return sum(len(each) for each in batches)
 
 
 def _squares(error: torch.Tensor, hessian: torch.Tensor, drift: torch.Tensor | None) -> float:

@@ -47,9 +47,9 @@ def test_fitting_to_the_whole_network_is_nearer_to_it_than_fitting_each_map_to_i
 ) -> None:
     from ingot.stages.prune import refit
 
-    whole = prune(family, STAGE, ffn=0.5, heads=None)
-    monkeypatch.setattr(refit, "_drift", lambda _stop, _weight: (None, 0.0))
-    alone = prune(family, STAGE, ffn=0.5, heads=None)
+    whole = prune(family, STAGE, ffn=0.5, feature_epochs=0)
+    monkeypatch.setattr(refit, "_drift", lambda *_: (None, 0.0))
+    alone = prune(family, STAGE, ffn=0.5, feature_epochs=0)
     model = whole.before.architecture
     batch = take(calibration, whole.directory, model, 64, 16).batches[0]
     sources = None if batch.sources is None else batch.sources.numpy()

@@ -208,6 +208,13 @@ def test_the_dtype_is_kept_and_chance_is_seeded(prune: Any, tiny_checkpoint: Any
         ("llama", {"layers": 2}, "leaves none of 2 layers"),
         ("llama", {"ffn": 0.5, "calibration": None}, "there is none"),
         ("llama", {"layers": 1, "scoring": "weight", "calibration": None}, "there is none"),
+        ("llama", {"heads": 0.5, "feature_epochs": 1}, "prune.feature_epochs has no effect"),
+        ("llama", {"ffn": 0.5, "refit": False, "feature_epochs": 1}, "prune.feature_epochs has no effect"),
+        (
+            "llama",
+            {"ffn": 0.5, "scoring": "weight", "calibration": None, "feature_epochs": 1},
+            "prune.feature_epochs has no effect",
+        ),
     ],
 )
 def test_what_cannot_go_is_refused_with_the_rule(
