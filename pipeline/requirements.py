@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..artifacts.errors import RequirementError
 from ..stages import base
 from ..stages.base import Requirement
-from ..targets.libraries import EXTRAS
 from .keys import installed_version
 from .sources import HOME
 from .units import show_bytes
@@ -77,8 +76,7 @@ def _library(name: str, wanted: str) -> Requirement:
     from packaging.specifiers import SpecifierSet
 
     version = installed_version(name)
-    extra = EXTRAS.get(_normal(name))
-    fix = f"{PIP}'{HOME}[{extra}]'" if extra else f"{PIP}'{name}{wanted}'"
+    fix = f"{PIP}'{name}{wanted}'"
     if version is None:
         return Requirement(f"{name} {wanted}".strip(), False, fix)
     met = SpecifierSet(wanted).contains(version, prereleases=True)

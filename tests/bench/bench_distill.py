@@ -4,14 +4,13 @@
         [--windows 96] [--workdir DIR] [--only short]
 
 `prune.structured` takes half of the features of every feed-forward by activation, with and without a refit of
-what takes them up, and as an optimal brain surgeon does; of that, `distill` learns from the model before.
-"recovered" is the share of the lost log-perplexity, of that without and with refit. Controls: the same tokens
-by cross-entropy, the small shape trained from random weights on them, and the dense model given the same
-steps. Training windows come from one text; the held-out text is cut in two, the first half chooses, the
-second measures. One thread, float32, windows of 256 tokens; CPU seconds are of pruning and training together,
-imports left out. Last: what
-gradient checkpointing saves of the memory that activations take, and its time, and how far gradients of an
-accumulated batch are from those of the whole.
+what takes them up, as an optimal brain surgeon does, and with those that stay trained; of that, `distill`
+learns from the model before. "recovered" is the share of the lost log-perplexity, of that without and with
+refit. Controls: the same tokens by cross-entropy, the small shape trained from random weights on them, and
+the dense model given the same steps. Training windows come from one text; the held-out text is cut in two,
+the first half chooses, the second measures. One thread, float32, windows of 256 tokens; CPU seconds are of
+pruning and training together, imports left out. Last: what gradient checkpointing saves of the memory that
+activations take, and its time, and how far gradients of an accumulated batch are from those of the whole.
 """
 
 from __future__ import annotations
@@ -82,33 +81,35 @@ def halves(text: Path, workdir: Path) -> tuple[Path, Path]:
 
 def _training(options: argparse.Namespace, selection: Path, length: str) -> dict[str, object]:
     texts = {"training_text": str(options.training.absolute()), "selection_text": str(selection)}
-    fixed = {**texts, "precision": "fp32", "selection_windows": 32}
+    fixed = {**texts, "precision": "fp32", "selection_windows": 8}
     return {**fixed, **LENGTHS[length]}
 
 
 LENGTHS: Mapping[str, Mapping[str, object]] = {
-    "short": {"steps": 44, "evaluate_every": 44},
-    "long": {"steps": 176, "evaluate_every": 88},
+    "short": {"steps": 10, "evaluate_every": 10, "learning_rate": 1e-4},
+    "long": {"steps": 90, "evaluate_every": 45},
 }
-PRUNED, REFIT, OBS, CE, SCRATCH, CONTROL = (
-    "half of the features", "the same, refitted", "chosen by obs, refitted", "cross-entropy, the same tokens",
-    "from random weights", "dense, the same steps",
+PRUNED, REFIT, OBS, TRAINED, CE, SCRATCH, CONTROL = (
+    "half of the features", "the same, refitted", "chosen by obs, refitted", "and trained, layer by layer",
+    "cross-entropy, the same tokens", "from random weights", "dense, the same steps",
 )  # fmt: skip
 
 
 def _chains(options: argparse.Namespace, selection: Path, workdir: Path) -> dict[str, Chain]:
     """What is run, by row: stages with their parameters."""
     sampled = {"calibration": str(options.training.absolute()), "samples": 64, "compute_dtype": "float32"}
-    cut = ("prune.structured", {"ffn": 0.5, "scoring": "obs", **sampled})
+    fitted = {"ffn": 0.5, **sampled, "feature_epochs": 0}
+    cut = ("prune.structured", {"ffn": 0.5, "scoring": "obs", **sampled, "samples": 256})
     found: dict[str, Chain] = {
         PRUNED: [("prune.structured", {"ffn": 0.5, **sampled, "refit": False})],
-        REFIT: [("prune.structured", {"ffn": 0.5, **sampled})],
-        OBS: [cut],
+        REFIT: [("prune.structured", fitted)],
+        OBS: [("prune.structured", {**fitted, "scoring": "obs"})],
+        TRAINED: [cut],
     }
     for length in (options.only,) if options.only else BARS:
         training = _training(options, selection, length)
-        found[f"distilled, {length}"] = [cut, ("distill", {"teacher": "teacher", **training})]
-    training = _training(options, selection, options.only or "short")
+        found[f"distilled, {length}"] = [cut, ("distill", {"teacher": "teacher", "hidden": 0.0, **training})]
+    training = {**_training(options, selection, options.only or "short"), "learning_rate": 1e-4}
     found[CE] = [cut, ("finetune.full", training)]
     found[SCRATCH] = [cut, ("finetune.full", {**training, "learning_rate": 2e-3})]
     found[CONTROL] = [("finetune.full", training)]
