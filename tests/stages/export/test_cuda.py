@@ -11,9 +11,11 @@ from ingot.stages.model import parity
 from ingot.stages.model.checkpoint import Checkpoint
 from ingot.stages.model.torch_network import Network
 from ingot.targets import gpu, host
+from ingot.targets.libraries import NONE, RTX_SM, TENSORRT_RTX, tensorrt_library
 from ingot.targets.nvml import Watch
-from ingot.targets.runtimes import aoti
+from ingot.targets.runtimes import aoti, onnx
 from ingot.targets.runtimes.base import OnDevice, Sampling
+from ingot.targets.runtimes.opening import open_session
 from ingot.targets.runtimes.program import tag
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ pytestmark = [
     pytest.mark.skipif(not gpu.probe(), reason="no CUDA device is here"),
     pytest.mark.filterwarnings("ignore"),
 ]
+
+
+def runs_engines() -> bool:
+    library, gpus = tensorrt_library(), gpu.probe()
+    return library != NONE and bool(gpus) and (library != TENSORRT_RTX or int(gpus[0].sm) in RTX_SM)
 
 
 @pytest.fixture
@@ -80,6 +87,31 @@ def test_cuda_utilisation_is_read_by_nvml() -> None:
             big = torch.tanh(big @ big)
         torch.cuda.synchronize()
     assert watch.summary()["memory_used_bytes_max"] > 0
+
+
+@pytest.mark.skipif(not runs_engines(), reason="no library here runs TensorRT engines on this GPU")
+def test_cuda_an_engine_computes_what_its_graph_does_and_keeps_its_past_on_the_device(
+    tiny_checkpoint: Callable[[str], Path], export: Callable[..., Any]
+) -> None:
+    graphs = export(tiny_checkpoint("llama"), stage="export.onnx_nvidia", batch=[1, 2], sequence=[16, 24])
+    made = export(graphs.directory, "onnx", "export.tensorrt", sm=int(gpu.probe()[0].sm))
+    session, graph = open_session(made.directory), onnx.open(graphs.directory, threads=1)
+    random = np.random.default_rng(0)
+    # More rows than the profile takes at once, and a prompt that goes on token by token.
+    for shape in ((2, 9), (5, 7), (1, 30)):
+        ids = random.integers(3, 300, shape)
+        assert np.abs(session.logits(ids) - graph.logits(ids)).max() < 0.05
+    rows = random.integers(3, 300, (2, 12))
+    first, past = session.step(rows[:, :9], logits_from=-1)
+    rest, past = session.step(rows[:, 9:], None, past)
+    found = np.concatenate([first, rest], axis=1)
+    assert np.abs(found - graph.logits(rows)[:, 8:]).max() < 0.05
+    assert all(tensor.is_cuda for tensor in past.tensors.values())
+    assert isinstance(session, OnDevice)
+    assert session.device_ms is not None
+    assert session.device_ms > 0
+    assert session.device_bytes > 0
+    session.close()
 
 
 def test_cuda_a_target_for_a_gpu_is_verified_where_one_is(
