@@ -63,10 +63,6 @@ class FeatureTrainer:
         """Names of the weights at whose stops :meth:`read` is to be called."""
         return self._entries.keys()
 
-    def trains(self, down: Linear) -> bool:
-        """Whether a map is the exit of features that are trained."""
-        return down.name in self._blocks
-
     def read(self, stop: Stop) -> None:
         """Keeps what feed-forwards read, until their features are trained."""
         for linear in stop.linears:

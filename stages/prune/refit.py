@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 # How often damping may grow tenfold where kept channels go together.
 TRIES = 4
-# Of maps whose features are trained afterwards, least squares see so many tokens for each input: of more, all
-# that they would tell is found by training.
-SPARED = 16
 # What results call the inputs that stay, behind the name of the weight.
 KEPT = ".kept"
 
@@ -112,21 +109,17 @@ class RefitVisitor:
         chosen = [linear for linear in stop.linears if linear.name in self._choose]
         if not chosen:
             return
-        step = 1
-        if self._trainer and all(self._trainer.trains(linear) for linear in chosen):
-            step = max(1, stop.rows // (SPARED * chosen[0].in_features))
-        part = stop.inputs[::step]
-        hessian = (gram(part, stop.pool) / max(_rows(part), 1)).cpu()
+        hessian = (gram(stop.inputs, stop.pool) / max(stop.rows, 1)).cpu()
         for linear in chosen:
-            self._fit(linear, stop, hessian, step)
+            self._fit(linear, stop, hessian)
         share = round((time.process_time() - started) / len(stop.linears), 4)
         for linear in chosen:
             self._evidence[linear.name]["cpu_seconds"] = share
 
-    def _fit(self, linear: Linear, stop: Stop, hessian: torch.Tensor, step: int) -> None:
+    def _fit(self, linear: Linear, stop: Stop, hessian: torch.Tensor) -> None:
         weight, reason = stop.tensors.original(linear), too_little(stop)
         ahead = None if reason else _ahead(stop, weight)
-        drift, apart = (None, 0.0) if ahead is None else _drift(stop, ahead, step)
+        drift, apart = (None, 0.0) if ahead is None else _drift(stop, ahead)
         channels = self._choose[linear.name](stop, weight, hessian, drift)
         kept, dtype = torch.from_numpy(channels), self._source.info(linear.name).dtype
         plain = weight[:, kept]
@@ -180,17 +173,12 @@ def _ahead(stop: Stop, weight: torch.Tensor) -> list[torch.Tensor] | None:
     return list(stop.pool.map(apart, zip(stop.inputs, stop.exact, ours, theirs, strict=True)))
 
 
-def _drift(stop: Stop, ahead: Sequence[torch.Tensor], step: int) -> tuple[torch.Tensor, float]:
-    """ΔXᵀ [out, in] and ‖Δ‖², both by token; of one batch in ``step``."""
-    part, inputs = ahead[::step], stop.inputs[::step]
-    squares = sum(float(each.square().sum(dtype=torch.float64)) for each in part)
-    rows, dtype = _rows(inputs), inputs[0].dtype
-    drift = cross([each.to(dtype) for each in part], inputs, stop.pool) / rows
-    return drift.cpu(), squares / rows
-
-
-def _rows(batches: Sequence[torch.Tensor]) -> int:
-    return sum(len(each) for each in batches)
+def _drift(stop: Stop, ahead: Sequence[torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """ΔXᵀ [out, in] and ‖Δ‖², both by token."""
+    squares = sum(float(each.square().sum(dtype=torch.float64)) for each in ahead)
+    dtype = stop.inputs[0].dtype
+    drift = cross([each.to(dtype) for each in ahead], stop.inputs, stop.pool) / stop.rows
+    return drift.cpu(), squares / stop.rows
 
 
 def _squares(error: torch.Tensor, hessian: torch.Tensor, drift: torch.Tensor | None) -> float:
