@@ -32,8 +32,8 @@ class GptqParams(CalibratedWeightParams):
         0.01,
         minimum=0.0,
         maximum=1.0,
-        doc="share of the mean of the Hessian's diagonal that is added to it: 0.01 is 1 %, as in the paper; it "
-        "grows by itself where a Hessian is singular",
+        doc="share of the mean of the Hessian's diagonal that is added to it: 0.01 is 1 %, as in the paper; "
+        "it grows by itself where a Hessian is singular",
     )
     desc_act: bool = param(
         True,
