@@ -35,7 +35,7 @@ def relative(found: Any, expected: Any) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2", "bert"])
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gpt2", "bert"])
 def plain(request: pytest.FixtureRequest, tiny_checkpoint: Any, run_stage: Any) -> tuple[Path, Path]:
     """A checkpoint and its program in float32."""
     source = tiny_checkpoint(request.param)

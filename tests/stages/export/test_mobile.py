@@ -52,7 +52,7 @@ def test_both_formats_compute_the_same(family: str, tiny_checkpoint: Any, run_st
     ("quantizer", "params"),
     [("quantize.dynamic", {}), ("quantize.rtn", {"bits": 4, "group_size": 32})],
 )
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "bert"])
 def test_int8_and_int4_codes_reach_both_formats(
     quantizer: str, params: dict[str, object], family: str, tiny_checkpoint: Any, run_stage: Any
 ) -> None:

@@ -48,7 +48,7 @@ def test_a_program_computes_what_transformers_does_at_every_length(
     assert all("optimize_for_mobile does not work" in note for note in notes)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "bert"])
 def test_int8_codes_reach_the_program_and_make_it_smaller(
     family: str, tiny_checkpoint: Any, run_stage: Any
 ) -> None:
