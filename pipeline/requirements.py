@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..artifacts.errors import RequirementError
 from ..stages import base
 from ..stages.base import Requirement
+from ..targets.libraries import EXTRAS
 from .keys import installed_version
 from .sources import HOME
 from .units import show_bytes
@@ -76,7 +77,8 @@ def _library(name: str, wanted: str) -> Requirement:
     from packaging.specifiers import SpecifierSet
 
     version = installed_version(name)
-    fix = f"{PIP}'{name}{wanted}'"
+    extra = EXTRAS.get(_normal(name))
+    fix = f"{PIP}'{HOME}[{extra}]'" if extra else f"{PIP}'{name}{wanted}'"
     if version is None:
         return Requirement(f"{name} {wanted}".strip(), False, fix)
     met = SpecifierSet(wanted).contains(version, prereleases=True)

@@ -10,6 +10,8 @@ import importlib.util
 
 # A distribution may be named after the CUDA that it is for.
 CUDA_SUFFIXES = ("-cu13", "-cu12")
+# The extra of Ingot that brings a distribution, in versions that were tried together.
+EXTRAS = {"executorch": "arm", "torchao": "arm", "tensorrt-rtx": "nvidia"}
 TENSORRT, TENSORRT_RTX, NONE = "tensorrt", "tensorrt_rtx", "none"
 # The compute capabilities, times ten, that TensorRT-RTX builds engines for and runs on; none of Hopper.
 RTX_SM = (75, 80, 86, 89, 120, 121)

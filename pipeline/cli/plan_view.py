@@ -10,7 +10,7 @@ from ...artifacts import schema
 from ..units import show_bytes, show_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..graph import Node
     from ..plan import Decision, Plan
@@ -59,11 +59,19 @@ def closing_lines(plan: Plan) -> list[str]:
     return [
         f"{plan.counts}{_total(plan)}",
         *(f"note: {note}" for note in plan.graph.notes),
-        *(f"missing: {each.name} — {each.fix}" for each in plan.missing),
+        *_missing(plan),
         *(f"short of: {each.name} — {each.fix}" for each in plan.short),
         *(f"{name} will end unverified: {reason}" for name, reason in plan.unverified.items()),
         *(f"to verify it: {each.fix}" for each in plan.absent),
     ]
+
+
+def _missing(plan: Plan) -> Iterator[str]:
+    """What is missing, a line a remedy; a name without a range says less than the same with one."""
+    for fix in dict.fromkeys(each.fix for each in plan.missing):
+        names = list(dict.fromkeys(each.name for each in plan.missing if each.fix == fix))
+        named = [name for name in names if not any(other.startswith(f"{name} ") for other in names)]
+        yield f"missing: {', '.join(named)} — {fix}"
 
 
 def _state(decision: Decision) -> str:

@@ -69,6 +69,16 @@ def test_a_library_that_is_not_there_is_named_with_the_command_that_installs_it(
     assert ">=2" in found.fix
 
 
+@pytest.mark.parametrize(
+    ("library", "extra"), [("executorch", "arm"), ("torchao", "arm"), ("tensorrt_rtx", "nvidia")]
+)
+def test_a_library_of_an_extra_is_brought_by_that(
+    library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions(monkeypatch, **{library: None})
+    assert requirements._library(library, ">=1").fix == f"pip install 'ingot[{extra}]'"
+
+
 def test_a_library_outside_its_range_is_named_with_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, numpy="1.26.4")
     (found,) = requirements.of_node(QUANTIZE)

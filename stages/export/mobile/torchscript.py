@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....artifacts.errors import InputError, StageError
+from ....artifacts.errors import DataError, InputError, StageError
 from ....artifacts.schema import param
 from ...base import Context, Result, stage
+from ...model.calibration.calibrate import OptionalTextParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import torch
 
+    from ...model.checkpoint import Checkpoint
     from ...model.families import Architecture
     from ...model.quantized import QuantizedWeight, WeightSpec
 
@@ -27,25 +30,30 @@ TRACED_TOKENS = 7
 
 
 @dataclass(frozen=True)
-class TorchscriptParams:
-    """Parameters of `export.torchscript_mobile`."""
+class TorchscriptParams(OptionalTextParams):
+    """Parameters of `export.torchscript_mobile`; weights with static activations alone need the text."""
 
     max_tokens: int = param(
         0, minimum=0, doc="the longest sequence, for which rotations are stored; 0 is the model's context"
     )
 
 
-def accepts(_params: TorchscriptParams, weights: Mapping[str, WeightSpec], model: Architecture) -> None:
+def accepts(params: TorchscriptParams, weights: Mapping[str, WeightSpec], model: Architecture) -> None:
     """Raises InputError for weights that QNNPACK has no kernel for, from headers alone."""
     products = {linear.name for linear in model.linears} | ({model.embedding} if model.tied else set())
     for name, spec in weights.items():
         form = spec.format
         is_taken = form.numeric == "int" and form.bits == 8 and not form.group_size and form.sym
-        if name in products and not (is_taken and form.activation in ("dynamic", "none")):
+        if name in products and not (is_taken and form.activation in ("dynamic", "none", "static")):
             raise InputError(
                 f"{name}: QNNPACK has no kernel for {form.width} in groups of {form.group_size}, "
-                f"{form.activation} activations, that needs no scale of its output",
-                fix="use quantize.dynamic: 8 bits with one scale a row; export.executorch takes 4",
+                f"{form.activation} activations",
+                fix="use quantize.dynamic or static: 8 bits with one scale a row; export.executorch takes 4",
+            )
+        if name in products and form.activation == "static" and params.calibration is None:
+            raise DataError(
+                f"{name} has static activations, and QNNPACK rounds what such a map gives to a range too",
+                fix="name a calibration text: data.calibration, or export.calibration",
             )
 
 
@@ -57,7 +65,7 @@ def accepts(_params: TorchscriptParams, weights: Mapping[str, WeightSpec], model
     version=1,
     determinism="nondeterministic",
     tools=("numpy", "torch"),
-    summary="A traced and frozen network for the lite interpreter (.ptl): float32 or int8 through QNNPACK",
+    summary="A traced and frozen network for the lite interpreter (.ptl): float32, or int8 by QNNPACK",
     accepts=accepts,
     takes_compact=True,
 )
@@ -65,13 +73,17 @@ def run(context: Context[TorchscriptParams]) -> Result:
     """Writes model.ptl, the tokenizer, the configs and `ingot.json`.
 
     The program takes ids int64 [1, tokens] and gives logits or hidden states float32 [1, tokens, width]; it
-    keeps no past. Codes and scales are the checkpoint's. What `optimize_for_mobile` says is noted where it
-    fails, as it does in builds of torch without XNNPACK. Raises StageError for what cannot be traced.
+    keeps no past. Codes and scales are the checkpoint's; the outputs of maps with static activations, which
+    QNNPACK rounds, take the ranges that they reach on the calibration text, save the head's, whose inputs
+    are rounded to a scale a call instead, so that logits stay in float32. What `optimize_for_mobile` says is
+    noted where it fails, as it does in builds of torch without XNNPACK. Raises StageError for what cannot be
+    traced, and DataError for a text that cannot be used.
     """
     from ...model.checkpoint import Checkpoint
     from ...model.quantized import QuantizedCheckpoint
     from ..session import about_json
     from .network import Network
+    from .static import StaticLinear, settle
     from .weights import Weights
 
     source = context.inputs["model"]
@@ -81,12 +93,20 @@ def run(context: Context[TorchscriptParams]) -> Result:
     if quantized:
         accepts(context.params, quantized.quantized, model)
     length = min(context.params.max_tokens or model.context, model.context)
+    heads = {each.name for each in (model.head,) if each} | ({model.embedding} if model.tied else set())
+
+    def product(weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.nn.Module:
+        is_static = weight.spec.format.activation == "static" and weight.name not in heads
+        return StaticLinear(weight, bias) if is_static else dynamic_linear(weight, bias)
+
     with engine():
-        weights = Weights(checkpoint, quantized, dynamic_linear)
+        weights = Weights(checkpoint, quantized, product)
         network = Network(
             model, weights.read, weights.linear, weights.embedding(model), length=length, cached=False
         )
         widths = weights.account(model)
+        if any(isinstance(module, StaticLinear) for module in network.modules()):
+            settle(network.eval(), _text(context, checkpoint, length), context.progress)
         context.progress(0, 1, "tracing the network")
         program, reason = traced(network.eval(), min(TRACED_TOKENS, length))
         if reason:
@@ -119,19 +139,24 @@ def run(context: Context[TorchscriptParams]) -> Result:
 
 def dynamic_linear(weight: QuantizedWeight, bias: torch.Tensor | None) -> Any:
     """A linear map with the codes of a weight [out, in], and int8 activations with one scale a call."""
-    import numpy as np
-    import torch
     from torch.ao.nn.quantized.dynamic import Linear
 
+    from .static import packed_codes
+
     out_features, in_features = weight.spec.shape
-    codes = torch.from_numpy((weight.codes.astype(np.int16) - 128).astype(np.int8))
-    scales = torch.from_numpy(weight.scales.reshape(-1).astype(np.float64))
-    packed = torch._make_per_channel_quantized_tensor(  # noqa: SLF001 - the one way from codes
-        codes, scales, torch.zeros(out_features, dtype=torch.int64), 0
-    )
     module = Linear(in_features, out_features, bias_=bias is not None)  # type: ignore[no-untyped-call]
-    module.set_weight_bias(packed, bias)
+    module.set_weight_bias(packed_codes(weight), bias)
     return module
+
+
+def _text(context: Context[TorchscriptParams], checkpoint: Checkpoint, length: int) -> list[torch.Tensor]:
+    """The calibration text as ids [windows, tokens]; raises DataError for one that cannot be used."""
+    from ...model.calibration.samples import take
+
+    params, model = context.params, checkpoint.architecture
+    text, window = Path(str(params.calibration)), min(params.window, length)
+    found = take(text, checkpoint.directory, model, window, params.samples)
+    return [batch.ids for batch in found.batches]
 
 
 def traced(network: Any, tokens: int) -> tuple[Any, str]:

@@ -63,7 +63,8 @@ def session_json(
     has_past = PAST.format(layer=0, part="key") in graph.input_names
     has_logits_from = any(value.name == LOGITS_FROM for value in graph.structure.input)
     has_int8 = any(each.has_operator("QuantizeLinear") for each in graphs.values())
-    options = EXACT_INT8 if has_int8 else {}
+    # int8 beside int8 is exact without, and onnxruntime has no kernel for int8 beside the widened weights.
+    options = EXACT_INT8 if has_int8 and not form.signed_activations else {}
     if form.quant_format == "qdq":
         options = {**options, BLOCK_ACCURACY: str(form.accuracy_level)}
     return {

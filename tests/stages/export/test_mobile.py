@@ -66,14 +66,15 @@ def test_int8_and_int4_codes_reach_both_formats(
     assert sizes["model.ort"] < 0.75 * (plain.path / "model.ort").stat().st_size
 
 
+@pytest.mark.parametrize("run_file", ["ort", "onnx"])
 @pytest.mark.parametrize("quantizer", ["quantize.dynamic", "quantize.static"])
 def test_activations_are_int8_whatever_their_zero_point_so_that_products_are_exact_everywhere(
-    quantizer: str, tiny_checkpoint: Any, run_stage: Any, text_file: Path
+    quantizer: str, run_file: str, tiny_checkpoint: Any, run_stage: Any, text_file: Path
 ) -> None:
     """The independent truth is the graph of `export.onnx` with the option that makes its products exact."""
     given = {"calibration": str(text_file)} if quantizer == "quantize.static" else {}
     quantized = run_stage(quantizer, {"model": tiny_checkpoint("llama")}, **given)
-    made = run_stage("export.onnx_mobile", {"model": quantized})
+    made = run_stage("export.onnx_mobile", {"model": quantized}, run_file=run_file)
     graph = onnx.load(made.path / "model.onnx").graph
     kinds = {value.name: value.data_type for value in graph.initializer}
     rounding = [node for node in graph.node if node.op_type == "QuantizeLinear"]

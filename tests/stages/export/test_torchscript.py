@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from ingot.artifacts.errors import InputError
+from ingot.artifacts.errors import DataError, InputError
 from ingot.stages.export.mobile import torchscript
-from ingot.stages.model.quantized import QuantizedCheckpoint, WeightFormat, WeightSpec
+from ingot.stages.export.mobile.static import StaticLinear
+from ingot.stages.model.quantized import (
+    ActivationGrid,
+    QuantizedCheckpoint,
+    QuantizedWeight,
+    WeightFormat,
+    WeightSpec,
+)
 from ingot.targets.runtimes.base import Sampling
 from ingot.targets.runtimes.opening import open_session
 
@@ -87,9 +94,58 @@ def test_a_program_generates_text(tiny_checkpoint: Any, run_stage: Any) -> None:
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize(
-    ("bits", "group", "activation"), [(4, 32, "none"), (8, 32, "none"), (8, 0, "static")]
-)
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "bert"])
+def test_static_int8_runs_with_the_grids_of_the_checkpoint_and_of_the_text(
+    family: str, tiny_checkpoint: Any, run_stage: Any, text_file: Path
+) -> None:
+    source, text = tiny_checkpoint(family), {"calibration": str(text_file), "window": 32, "samples": 16}
+    quantized = run_stage("quantize.static", {"model": source}, **text)
+    made = run_stage("export.torchscript_mobile", {"model": quantized}, **text)
+    data = (made.path / "model.ptl").read_bytes()
+    assert b"quantized::linear" in data
+    session: Any = open_session(made.path, threads=1)
+    try:
+        for length in (1, 16):
+            ids = IDS[:, :length]
+            found, expected = session.logits(ids), truth(source, ids)
+            assert np.linalg.norm(found - expected) < 0.25 * np.linalg.norm(expected)
+    finally:
+        session.close()
+
+
+def test_a_static_product_is_what_its_integers_make_rounded_to_the_range_that_was_reached() -> None:
+    """By hand: codes (x − 0) of scale 1/2, weights of scale 1/4, so steps of 1/8, exact in float32."""
+    import torch
+
+    spec = WeightSpec(
+        WeightFormat(8, 0, sym=True, activation="static"), (2, 2), input=ActivationGrid(0.5, 128)
+    )
+    codes = np.array([[130, 128], [128, 126]], np.uint8)
+    weight = QuantizedWeight(
+        "w", spec, codes, np.full((2, 1), 0.25, np.float32), np.full((2, 1), 128, np.uint8)
+    )
+    with torchscript.engine():
+        module = StaticLinear(weight, torch.tensor([1.0, 0.0]))
+        values = torch.tensor([[4.0, -6.0], [0.2, 2.0]])
+        # 0.2 is rounded to 0.
+        expected = torch.tensor([[3.0, 3.0], [1.0, -1.0]])
+        torch.testing.assert_close(module(values), expected)
+        assert (module.low, module.high) == (-1.0, 3.0)
+        module.settle()
+        found = module(values)
+    torch.testing.assert_close(found, expected, atol=4 / 255 / 2 + 1e-6, rtol=0)
+
+
+def test_static_activations_without_a_text_are_refused_with_what_is_missing(
+    tiny_checkpoint: Any, run_stage: Any, text_file: Path
+) -> None:
+    given = {"calibration": str(text_file), "window": 32, "samples": 4}
+    quantized = run_stage("quantize.static", {"model": tiny_checkpoint("llama")}, **given)
+    with pytest.raises(DataError, match="QNNPACK rounds what such a map gives"):
+        run_stage("export.torchscript_mobile", {"model": quantized})
+
+
+@pytest.mark.parametrize(("bits", "group", "activation"), [(4, 32, "none"), (8, 32, "none")])
 def test_weights_that_the_engine_has_no_kernel_for_are_refused(
     bits: int, group: int, activation: str, tiny_checkpoint: Any
 ) -> None:
