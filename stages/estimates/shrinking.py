@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..base import Estimate
-from .figures import FLOAT32, TORCH_BYTES, TORCH_SECONDS
+from .figures import FLOAT32, MB, TORCH_BYTES, TORCH_SECONDS
 from .rounding import calibrated
 
 if TYPE_CHECKING:
@@ -38,7 +38,16 @@ def structured(params: Any, work: Work) -> Estimate:
         looks += 2 if params.feature_epochs is None else 2 * params.feature_epochs
     seconds = 5e-11 * looks * work.parameters * params.samples * params.window
     once = pruned(params, work)
-    return replace(once, cpu_seconds=TORCH_SECONDS + seconds + 5e-9 * work.parameters)
+    tokens = 0 if params.calibration is None else params.samples * params.window
+    # Measured from 64 to 256 windows of an 8M model: the states of two networks, and what feed-forwards give.
+    held = int((30 if params.refit else 8) * FLOAT32 * tokens * (work.parameters / 100) ** 0.5)
+    kept = min(held, params.activation_budget_mb * MB)
+    return replace(
+        once,
+        cpu_seconds=TORCH_SECONDS + seconds + 5e-9 * work.parameters,
+        memory_bytes=TORCH_BYTES + kept + FLOAT32 * work.parameters // 4,
+        mapped_bytes=once.mapped_bytes + held - kept,
+    )
 
 
 def dropped(params: Any, work: Work) -> Estimate:
