@@ -422,7 +422,7 @@ def test_a_broken_callback_leaves_no_process_behind(toys: ModuleType, store: Sto
 
     def fail(event: Event) -> None:
         if isinstance(event, NodeStarted):
-            wait_until(trace.exists)
+            wait_until(lambda: trace.exists() and trace.read_text().endswith("\n"))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -125,7 +125,7 @@ def test_hidden_states_count_by_default_where_each_layer_is_one_of_the_teachers(
     shorter = replace(llama, layers=llama.layers[:1])
     params = DistillParams(training_text=str(text_file))
     weights = [terms_of(params, student, llama).hidden for student in (llama, shorter)]
-    assert weights == [20.0, 0.0]
+    assert weights == [5.0, 0.0]
     assert terms_of(params, bert, bert).hidden == 1.0
     assert terms_of(replace(params, top_k=8), llama, llama).hidden == 0.0
     assert terms_of(replace(params, hidden=0.5), shorter, llama).hidden == 0.5

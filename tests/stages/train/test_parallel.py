@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SCRIPT = """
 import sys, torch
-from typing import TYPE_CHECKING
+from pathlib import Path
 from ingot.artifacts.schema import build
 from ingot.stages.model.checkpoint import Checkpoint
 from ingot.stages.train.hooks import Hook
