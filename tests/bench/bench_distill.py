@@ -86,7 +86,7 @@ def _training(options: argparse.Namespace, selection: Path, length: str) -> dict
 
 
 LENGTHS: Mapping[str, Mapping[str, object]] = {
-    "short": {"steps": 14, "evaluate_every": 14, "learning_rate": 1e-4},
+    "short": {"steps": 10, "evaluate_every": 10, "learning_rate": 1e-4},
     "long": {"steps": 90, "evaluate_every": 45},
 }
 PRUNED, REFIT, OBS, TRAINED, CE, SCRATCH, CONTROL = (
