@@ -94,12 +94,12 @@ class FeatureTrainer:
         seen = rows.count - max(1, rows.count // HELD_OUT)
         which, held_out = torch.arange(seen), torch.arange(seen, rows.count)
         before = self._features(form, stop, places, fitted.to(device))
-        if device.type == "cpu":
-            torch.set_num_threads(self._threads)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
         try:
             made = imitate(before, rows, which, self._epochs, self._seed)
         finally:
-            torch.set_num_threads(1 if device.type == "cpu" else self._threads)
+            torch.set_num_threads(threads)
         maps = {
             linear: rounded(value, self._source.info(linear.name).dtype)
             for linear, value in _maps(form, made)

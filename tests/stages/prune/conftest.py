@@ -61,3 +61,14 @@ def make_tiny(tmp_path: Path, tiny_checkpoint: Any) -> Callable[..., Path]:
         return directory
 
     return make
+
+
+def outputs_on(text: Path, before: Path, *others: Path) -> list[Any]:
+    """What a checkpoint and others with its tokens compute of the first batch of a text."""
+    from ingot.stages.model.calibration.samples import take
+    from ingot.stages.model.torch_network import Network
+
+    model = Checkpoint.open(before).architecture
+    batch = take(text, before, model, 64, 16).batches[0]
+    sources = None if batch.sources is None else batch.sources.numpy()
+    return [Network(path, model.task)(batch.ids.numpy(), sources) for path in (before, *others)]

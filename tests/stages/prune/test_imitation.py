@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from .conftest import outputs_on
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -128,22 +130,14 @@ def test_half_of_the_features_learn_what_least_squares_cannot_give_them() -> Non
 def test_trained_features_bring_the_network_nearer_to_what_it_was(
     family: str, prune: Any, calibration: Path, tmp_path: Path
 ) -> None:
-    from ingot.stages.model.calibration.samples import take
-    from ingot.stages.model.torch_network import Network
-
     words = calibration.read_text("utf-8").split()
     drawn = np.random.default_rng(0).choice(words, 6000)
     text = tmp_path / "long.txt"
     text.write_text("\n".join(" ".join(line) for line in drawn.reshape(-1, 40)), "utf-8")
     given = {"ffn": 0.5, "calibration": str(text), "samples": 128}
     fitted, trained = (prune(family, STAGE, feature_epochs=epochs, **given) for epochs in (0, 3))
-    model = fitted.before.architecture
-    batch = take(text, fitted.directory, model, 64, 16).batches[0]
-    sources = None if batch.sources is None else batch.sources.numpy()
-    exact, far, near = (
-        Network(path, model.task)(batch.ids.numpy(), sources)
-        for path in (fitted.directory, fitted.artifact.path, trained.artifact.path)
-    )
+    paths = (fitted.directory, fitted.artifact.path, trained.artifact.path)
+    exact, far, near = outputs_on(text, *paths)
     assert np.linalg.norm(near - exact) < np.linalg.norm(far - exact)
     told = trained.observed["tensors"]
     learned = {name: each["error_of_trained"] for name, each in told.items() if "error_of_trained" in each}

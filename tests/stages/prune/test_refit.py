@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from ingot.stages.model.calibration.samples import take
-from ingot.stages.model.torch_network import Network
+
+from .conftest import outputs_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,11 +50,6 @@ def test_fitting_to_the_whole_network_is_nearer_to_it_than_fitting_each_map_to_i
     whole = prune(family, STAGE, ffn=0.5, feature_epochs=0)
     monkeypatch.setattr(refit, "_drift", lambda *_: (None, 0.0))
     alone = prune(family, STAGE, ffn=0.5, feature_epochs=0)
-    model = whole.before.architecture
-    batch = take(calibration, whole.directory, model, 64, 16).batches[0]
-    sources = None if batch.sources is None else batch.sources.numpy()
-    exact, near, far = (
-        Network(path, model.task)(batch.ids.numpy(), sources)
-        for path in (whole.directory, whole.artifact.path, alone.artifact.path)
-    )
+    paths = (whole.directory, whole.artifact.path, alone.artifact.path)
+    exact, near, far = outputs_on(calibration, *paths)
     assert np.linalg.norm(near - exact) < np.linalg.norm(far - exact)
