@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...artifacts.tensors import TensorSource
     from ..model.calibration.walk import Stop
     from ..model.families import Architecture, FeedForward
+    from ..model.families.architecture import Activation
 
 # One row in so many decides whether what came out is better, and is not trained on: the last ones.
 HELD_OUT = 16
@@ -52,8 +53,10 @@ class FeatureTrainer:
         seed: int,
         threads: int,
     ) -> None:
-        self._source, self._activation = source, model.activation
-        self._blocks = {form.down.name: form for form in _trainable(model) if form.down.name in exits}
+        self._source = source
+        found = [(form, kind) for form, kind in _trainable(model) if form.down.name in exits]
+        self._blocks = {form.down.name: form for form, _ in found}
+        self._activations = {form.down.name: kind for form, kind in found}
         self._epochs, self._seed, self._threads = epochs, seed, threads
         self._entries = {form.linears[0].name: name for name, form in self._blocks.items()}
         self._read: dict[str, Sequence[torch.Tensor]] = {}
@@ -113,7 +116,7 @@ class FeatureTrainer:
         return Trained({linear: value.cpu() for linear, value in maps.items()}, (last / first) ** 0.5)
 
     def _features(self, form: FeedForward, stop: Stop, kept: torch.Tensor, fitted: torch.Tensor) -> Features:
-        count, places = form.down.in_features, kept
+        count, places, kind = form.down.in_features, kept, self._activations[form.down.name]
         if form.gate_in_up:
             places = torch.cat([kept, count + kept])
         maps = {form.down: fitted, form.up: self._rows(form.up, stop, places)}
@@ -123,7 +126,7 @@ class FeatureTrainer:
             biases.append(self._bias(form.gate, stop, kept))
         elif form.gate_in_up:
             biases = list(biases[0].chunk(2)[::-1]) if biases[0] is not None else [None, None]
-        return _features(form, maps, Features(fitted, fitted, self._activation, None, *biases))
+        return _features(form, maps, Features(fitted, fitted, kind, None, *biases))
 
     def _rows(self, linear: Linear, stop: Stop, places: torch.Tensor) -> torch.Tensor:
         return stop.tensors.original(linear).to(places.device)[places]
@@ -132,14 +135,20 @@ class FeatureTrainer:
         return None if linear.bias is None else stop.tensors.vector(linear.bias)[places]
 
 
-def _trainable(model: Architecture) -> Iterator[FeedForward]:
+def _trainable(model: Architecture) -> Iterator[tuple[FeedForward, Activation]]:
+    """Feed-forwards, each with the activation of its half of the network."""
     halves = [half for half in (model.encoder, model) if half is not None]
-    blocks = [block for half in halves for layer in half.layers for block in layer.feed_forward.blocks]
-    uses = Counter(block.down.name for block in blocks)
-    for form in blocks:
+    blocks = [
+        (block, half.activation)
+        for half in halves
+        for layer in half.layers
+        for block in layer.feed_forward.blocks
+    ]
+    uses = Counter(block.down.name for block, _ in blocks)
+    for form, activation in blocks:
         is_plain = all(linear.first is None for linear in form.linears)
         if is_plain and uses[form.down.name] == 1 and form.down.name not in model.routed:
-            yield form
+            yield form, activation
 
 
 def _features(form: FeedForward, maps: Mapping[Linear, torch.Tensor], like: Features) -> Features:
