@@ -106,12 +106,11 @@ def unknown_name(name: str, valid: typing.Iterable[str], *, prefix: str, where: 
 
 def check(value: object, hint: Any, metadata: Mapping[str, Any], label: str, where: str | None) -> object:
     """``value`` as the type ``hint``, or a RecipeError that names the label and the place."""
+    fix = str(metadata.get("doc", ""))
     try:
         result = convert(value, hint)
     except (TypeError, ValueError):
-        raise RecipeError(
-            f"{label}: {value!r} is not {describe(hint)}", where=where, fix=str(metadata.get("doc", ""))
-        ) from None
+        raise RecipeError(f"{label}: {value!r} is not {describe(hint)}", where=where, fix=fix) from None
     choices = metadata.get("choices")
     if choices is not None and result not in choices and result is not None:
         listed = ", ".join(str(choice) for choice in choices)
@@ -124,9 +123,9 @@ def check(value: object, hint: Any, metadata: Mapping[str, Any], label: str, whe
     low, high = metadata.get("minimum"), metadata.get("maximum")
     if isinstance(result, int | float) and not isinstance(result, bool):
         if low is not None and result < low:
-            raise RecipeError(f"{label}: {result} is below {low}", where=where)
+            raise RecipeError(f"{label}: {result} is below {low}", where=where, fix=fix)
         if high is not None and result > high:
-            raise RecipeError(f"{label}: {result} is above {high}", where=where)
+            raise RecipeError(f"{label}: {result} is above {high}", where=where, fix=fix)
     return result
 
 

@@ -59,7 +59,7 @@ class Draft:
                 where=where,
                 fix="put it before the stage that factors or shares, or an expand stage between the two",
             )
-        choice = choose(stage, name, settings, self._data)
+        choice = choose(stage, name, settings, self._data, where)
         self.roles.update(choice.roles)
         node = Node(name, stage.name, choice.params, inputs, target, reason, choice.origins, self._seed)
         added = self.builder.add(node, spare, where)

@@ -44,12 +44,19 @@ def find_stage(family: str, method: Setting) -> base.Stage[Any]:
     raise RecipeError(f"{family}.method: there is no {method.value!r}", where=method.origin, fix=fix)
 
 
-def choose(stage: base.Stage[Any], label: str, settings: Mapping[str, Setting], data: Data) -> Choice:
+def choose(
+    stage: base.Stage[Any],
+    label: str,
+    settings: Mapping[str, Setting],
+    data: Data,
+    where: str | None = None,
+) -> Choice:
     """The parameters that ``settings`` and the recipe's texts give a stage.
 
-    label: how its section is called in messages, such as ``quantize@cpu``.  A file parameter named after a
-    kind of text (`evaluation`, `calibration` ...) takes that text. Raises RecipeError for a parameter that
-    the stage lacks, a value that it does not take, and a text that it needs and the recipe does not name.
+    label: how its section is called in messages, such as ``quantize@cpu``.  where: where that is written.
+    A file parameter named after a kind of text (`evaluation`, `calibration` ...) takes that text. Raises
+    RecipeError for a parameter that the stage lacks, a value that it does not take, and a text that it needs
+    and the recipe does not name.
     """
     known = fields(stage.params)
     for name, setting in settings.items():
@@ -79,25 +86,41 @@ def choose(stage: base.Stage[Any], label: str, settings: Mapping[str, Setting], 
     try:
         params = build(stage.params, values, prefix=label, locate=origins.get)
     except RecipeError as error:
-        raise _placed(error, label, known, origins) from None
+        written = {name: origin for name, origin in origins.items() if name in settings}
+        raise _placed(error, label, known, written, where) from None
     return Choice(stage, params, origins, tuple(role for role in roles if role in values))
 
 
 def _placed(
-    error: RecipeError, label: str, known: Mapping[str, object], origins: Mapping[str, str]
+    error: RecipeError,
+    label: str,
+    known: Mapping[str, object],
+    origins: Mapping[str, str],
+    section: str | None,
 ) -> RecipeError:
-    """An error of parameters that do not go together, with the node's name and the line of one of them."""
+    """An error of parameters that do not go together, with the node's name and the line of one of them.
+
+    section: where the node is written, for an error that names none of what is written under it.
+    """
     if error.where is not None:
         return error
-    words = re.findall(r"\w+", error.what)
-    places = (origins[word] for word in words if word in origins)
-    where = next(places, next(iter(origins.values()), None))
+    where = place(error.what, origins, section)
     what = error.what
     if error.what.partition(":")[0] in known:
         what = f"{label}.{what}"
     elif not what.startswith((f"{label}.", f"{label}:")):
         what = f"{label}: {what}"
     return RecipeError(what, where=where, fix=error.fix)
+
+
+def place(what: str, origins: Mapping[str, str], section: str | None = None) -> str | None:
+    """Where the parameter that a message names first was written.
+
+    origins: of what is written of a node. Of a message that names none of that, where its section is, or
+    else what is written first.
+    """
+    named = (origins[word] for word in re.findall(r"\w+", what) if word in origins)
+    return next(named, section or next(iter(origins.values()), None))
 
 
 def _unknown(stage: base.Stage[Any], label: str, name: str, setting: Setting) -> RecipeError:

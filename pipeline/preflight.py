@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ..artifacts.errors import InputError, IntakeError
 from ..stages import base
 from ..stages.model.checkpoint import CONFIG_FILE
+from .data import ROLES
+from .parameters import place
 from .steps import LOAD
 
 if TYPE_CHECKING:
@@ -39,12 +41,8 @@ def check_inputs(node: Node, graph: Graph, made: Mapping[str, Artifact | None]) 
         if isinstance(error, IntakeError) and None in [made[source] for source in node.inputs.values()]:
             return  # loading comes first, and says more of a checkpoint that cannot be read
         what = error.what if error.what.startswith(f"{node.name}.") else f"{node.name}: {error.what}"
-        raise type(error)(what, where=error.where or _place(node, error.what), fix=error.fix) from error
-
-
-def _place(node: Node, what: str) -> str | None:
-    """Where a parameter that a message names was written."""
-    return next((place for name, place in node.origins.items() if f".{name}" in what), None)
+        written = {name: origin for name, origin in node.origins.items() if name not in ROLES}
+        raise type(error)(what, where=error.where or place(error.what, written), fix=error.fix) from error
 
 
 def _directory(node: Node) -> Path | None:

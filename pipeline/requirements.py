@@ -1,4 +1,4 @@
-"""What a run needs of this machine, checked before any work: libraries in their ranges, disk, memory."""
+"""What a run needs of this machine, checked before any work: libraries, a GPU, disk, memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..artifacts.errors import RequirementError
 from ..stages import base
 from ..stages.base import Requirement
+from ..targets import gpu
 from ..targets.libraries import EXTRAS
 from .keys import installed_version
 from .sources import HOME
@@ -23,15 +24,17 @@ if TYPE_CHECKING:
     from .graph import Leaf, Node
     from .predict import Prediction
 
-PIP = "pip install "
+PIP, CUDA = "pip install ", "cuda"
 
 
 def of_node(node: Node) -> tuple[Requirement, ...]:
-    """What a node's stage needs and does not find here: its libraries, and what it asks for itself."""
+    """What a node needs and does not find here: its stage's libraries in their ranges, the GPU that its
+    parameters ask for, and what the stage asks for itself.
+    """
     stage = base.get(node.stage)
     libraries = (_library(name, _range(stage, name)) for name in stage.tools)
     own = stage.requires(node.params) if stage.requires is not None else ()
-    return tuple(each for each in (*libraries, *own) if not each.met)
+    return tuple(each for each in (*libraries, *_gpu(node), *own) if not each.met)
 
 
 def of_leaf(leaf: Leaf) -> tuple[Requirement, ...]:
@@ -69,6 +72,17 @@ def raise_missing(missing: Iterable[Requirement]) -> None:
     install = [PIP + " ".join(dict.fromkeys(packages))] if packages else []
     what = "this machine lacks " + ", ".join(each.name for each in unmet)
     raise RequirementError(what, fix="; ".join([*install, *dict.fromkeys(others)]))
+
+
+def _gpu(node: Node) -> tuple[Requirement, ...]:
+    """That there is a GPU, and a torch that computes on it, where a stage is told to use one."""
+    if getattr(node.params, "device", None) != CUDA:
+        return ()
+    where = node.origins.get("device")
+    asked = f"device: {CUDA}" + (f" ({where})" if where else "")
+    fix = f"write device: auto, or run where an NVIDIA GPU and a torch with {CUDA.upper()} are"
+    found = bool(gpu.probe()) and gpu.cuda_of_torch() is not None
+    return (Requirement(f"the GPU that {asked} asks for", found, fix),)
 
 
 @functools.cache

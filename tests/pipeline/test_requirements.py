@@ -99,6 +99,32 @@ def test_a_stage_may_ask_for_more_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     assert requirements.of_node(QUANTIZE) == (compiler,)
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus", "built_for", "met"),
+    [
+        ("cuda", ("a GPU",), "13.0", True),
+        ("cuda", (), "13.0", False),
+        ("cuda", ("a GPU",), None, False),
+        ("auto", (), None, True),
+    ],
+)
+def test_a_stage_that_is_told_to_use_a_gpu_needs_one_and_a_torch_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    gpus: tuple[str, ...],
+    built_for: str | None,
+    met: bool,
+) -> None:
+    monkeypatch.setattr(requirements.gpu, "probe", lambda: gpus)
+    monkeypatch.setattr(requirements.gpu, "cuda_of_torch", lambda: built_for)
+    params = base.get("prune.wanda").params(device=device, calibration="text.txt", sparsity=0.5)
+    node = Node("prune", "prune.wanda", params, {"model": "load"}, origins={"device": "ingot.yaml:4"})
+    found = requirements.of_node(node)
+    assert [each.name for each in found] == (
+        [] if met else ["the GPU that device: cuda (ingot.yaml:4) asks for"]
+    )
+
+
 def test_a_runtime_that_the_target_does_not_have_would_mislead(monkeypatch: pytest.MonkeyPatch) -> None:
     leaf = Leaf("t", "p", "a", "q", "c", requires={"onnxruntime": ">=1.26,<1.32"})
     versions(monkeypatch, onnxruntime="1.25.0")

@@ -195,7 +195,16 @@ RECIPES = {
     "model: model\ngates: {perplexiti: {max: 3}}\n": ("perplexiti", "ingot.yaml:2", "mean perplexity?"),
     "model: model\ngates:\n  perplexity: {max_incraese: 2%}\n": ("ingot.yaml:3", "mean max_increase?"),
     "model: model\ngates: {size: {max: 60Mb}}\n": ("'60Mb'", "ingot.yaml:2", "60MB"),
-    "model: model\nmeasure: {cost: {repeats: 0}}\n": ("repeats: 0 is below 1", "ingot.yaml:2"),
+    "model: model\nmeasure: {cost: {repeats: 0}}\n": (
+        "repeats: 0 is below 1", "ingot.yaml:2", "fix:   fresh processes a side",
+    ),
+    "model: model\nstages:\n  prune: {method: structured}\n": (
+        "prune: nothing would go", "ingot.yaml:3", "ffn, heads",
+    ),
+    "model: model\nstages:\n  share: {method: layers}\n": ("neither groups nor every", "ingot.yaml:3"),
+    "model: model\nstages:\n  factor:\n    method: svd\n    multiple_of: 4096\n": (
+        "factor: no weight would become smaller", "ingot.yaml:5",
+    ),
     "model: model\nseed: x\n": ("seed: 'x' is not a whole number", "ingot.yaml:2"),
     "model: model\nmodel: model\n": ("'model' is written twice", "ingot.yaml:2"),
     "model: model\ntargets: [cpu\n": ("not valid YAML", "ingot.yaml:3"),
