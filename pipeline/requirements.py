@@ -8,23 +8,23 @@ import importlib.metadata
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from ..artifacts import schema
 from ..artifacts.errors import RequirementError
 from ..stages import base
 from ..stages.base import Requirement
-from ..targets import gpu
 from ..targets.libraries import EXTRAS
 from .keys import installed_version
 from .sources import HOME
 from .units import show_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from .graph import Leaf, Node
     from .predict import Prediction
 
-PIP, CUDA = "pip install ", "cuda"
+PIP, CUDA, AUTO = "pip install ", "cuda", "auto"
 
 
 def of_node(node: Node) -> tuple[Requirement, ...]:
@@ -34,7 +34,7 @@ def of_node(node: Node) -> tuple[Requirement, ...]:
     stage = base.get(node.stage)
     libraries = (_library(name, _range(stage, name)) for name in stage.tools)
     own = stage.requires(node.params) if stage.requires is not None else ()
-    return tuple(each for each in (*libraries, *_gpu(node), *own) if not each.met)
+    return tuple(each for each in (*libraries, *_computing(node), *own) if not each.met)
 
 
 def of_leaf(leaf: Leaf) -> tuple[Requirement, ...]:
@@ -74,15 +74,18 @@ def raise_missing(missing: Iterable[Requirement]) -> None:
     raise RequirementError(what, fix="; ".join([*install, *dict.fromkeys(others)]))
 
 
-def _gpu(node: Node) -> tuple[Requirement, ...]:
-    """That there is a GPU, and a torch that computes on it, where a stage is told to use one."""
-    if getattr(node.params, "device", None) != CUDA:
-        return ()
-    where = node.origins.get("device")
-    asked = f"device: {CUDA}" + (f" ({where})" if where else "")
-    fix = f"write device: auto, or run where an NVIDIA GPU and a torch with {CUDA.upper()} are"
-    found = bool(gpu.probe()) and gpu.cuda_of_torch() is not None
-    return (Requirement(f"the GPU that {asked} asks for", found, fix),)
+def _computing(node: Node) -> Iterator[Requirement]:
+    """What computing on a GPU takes, of a stage that is told to."""
+    field = schema.fields(type(node.params)).get("device")
+    # Where a stage can choose it is where the stage computes; others tell where their output will run.
+    if field is None or AUTO not in (field.metadata["choices"] or ()):
+        return
+    if getattr(node.params, "device", None) == CUDA:
+        from ..targets.runtimes.program import cuda_needs
+
+        asked = node.origins.get("device", node.name)
+        for name, met, fix in cuda_needs():
+            yield Requirement(f"{name} (device: {CUDA}, {asked})", met, f"{fix}, or write device: {AUTO}")
 
 
 @functools.cache

@@ -236,7 +236,7 @@ def _node(node: Node, result: NodeResult, expected: Prediction | None) -> NodeRe
         key=result.key,
         artifact=result.artifact.digest if result.artifact else None,
         target=node.target,
-        params={name: _text(value) for name, value in schema.to_plain(node.params).items()},
+        params={name: _text(value) for name, value in _portable(node).items()},
         tools={name: str(version) for name, version in dict(observed.get("tools", {})).items()},
         notes=result.notes,
         error=str(result.error) if result.error else None,
@@ -265,16 +265,34 @@ def _stages(nodes: Sequence[Node]) -> dict[str, str]:
 
 
 def _params(node: Node) -> str:
-    """The parameters that somebody set, `bits 4, group_size 32`, save lists, which are long."""
-    plain, fields = schema.to_plain(node.params), schema.fields(type(node.params))
+    """The parameters that somebody set, `bits 4, group_size 32`, save lists, which are long, and the recipe's
+    texts, which the report names once.
+    """
+    fields = schema.fields(type(node.params))
     named = (
-        name
-        for name in plain
+        (name, value)
+        for name, value in _portable(node).items()
         if name in node.origins
-        and not isinstance(plain[name], list)
+        and name not in ROLES
+        and not isinstance(value, list)
         and not fields[name].metadata.get("internal")
     )
-    return ", ".join(f"{name} {_text(plain[name])}" for name in named)
+    return ", ".join(f"{name} {_text(value)}" for name, value in named)
+
+
+def _portable(node: Node) -> dict[str, object]:
+    """A node's parameters as another machine understands them: files by name alone, inputs by their node."""
+    fields = schema.fields(type(node.params))
+    found: dict[str, object] = {}
+    for name, value in schema.to_plain(node.params).items():
+        is_path = fields[name].metadata["is_file"] or fields[name].metadata["is_folder"]
+        if name in node.inputs and value is not None:
+            found[name] = node.inputs[name]
+        elif is_path and isinstance(value, list):
+            found[name] = [Path(each).name for each in value]
+        else:
+            found[name] = Path(value).name if is_path and isinstance(value, str) else value
+    return found
 
 
 def _text(value: object) -> str:

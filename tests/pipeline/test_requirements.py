@@ -14,6 +14,7 @@ from ingot.pipeline.graph import Leaf, Node
 from ingot.pipeline.predict import Prediction
 from ingot.stages import base
 from ingot.stages.base import Requirement
+from ingot.targets import gpu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,29 +101,33 @@ def test_a_stage_may_ask_for_more_itself(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "built_for", "met"),
+    ("device", "gpus", "built_for", "lacking"),
     [
-        ("cuda", ("a GPU",), "13.0", True),
-        ("cuda", (), "13.0", False),
-        ("cuda", ("a GPU",), None, False),
-        ("auto", (), None, True),
+        ("cuda", ("a GPU",), "13.0", []),
+        ("cuda", (), "13.0", ["a CUDA device (device: cuda, ingot.yaml:4)"]),
+        ("cuda", ("a GPU",), None, ["a torch that is built for CUDA (device: cuda, ingot.yaml:4)"]),
+        ("auto", (), None, []),
     ],
 )
-def test_a_stage_that_is_told_to_use_a_gpu_needs_one_and_a_torch_for_it(
+def test_a_stage_that_is_told_to_compute_on_a_gpu_needs_one_and_a_torch_for_it(
     monkeypatch: pytest.MonkeyPatch,
     device: str,
     gpus: tuple[str, ...],
     built_for: str | None,
-    met: bool,
+    lacking: list[str],
 ) -> None:
-    monkeypatch.setattr(requirements.gpu, "probe", lambda: gpus)
-    monkeypatch.setattr(requirements.gpu, "cuda_of_torch", lambda: built_for)
+    monkeypatch.setattr(gpu, "probe", lambda: gpus)
+    monkeypatch.setattr(gpu, "cuda_of_torch", lambda: built_for)
     params = base.get("prune.wanda").params(device=device, calibration="text.txt", sparsity=0.5)
     node = Node("prune", "prune.wanda", params, {"model": "load"}, origins={"device": "ingot.yaml:4"})
-    found = requirements.of_node(node)
-    assert [each.name for each in found] == (
-        [] if met else ["the GPU that device: cuda (ingot.yaml:4) asks for"]
-    )
+    assert [each.name for each in requirements.of_node(node)] == lacking
+
+
+def test_where_an_output_will_run_is_nothing_that_making_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "probe", lambda: ())
+    params = base.get("export.aoti_cuda").params(device="cuda")
+    node = Node("export", "export.aoti_cuda", params, {"model": "load"}, origins={"device": "ingot.yaml:4"})
+    assert requirements.of_node(node) == ()
 
 
 def test_a_runtime_that_the_target_does_not_have_would_mislead(monkeypatch: pytest.MonkeyPatch) -> None:
