@@ -275,7 +275,7 @@ def _params(node: Node) -> str:
         if name in node.origins
         and name not in ROLES
         and not isinstance(value, list)
-        and not fields[name].metadata.get("internal")
+        and (name in node.inputs or not fields[name].metadata.get("internal"))
     )
     return ", ".join(f"{name} {_text(value)}" for name, value in named)
 

@@ -28,7 +28,7 @@ def figures_of(prunings: Sequence[PruneReport]) -> Iterator[Figure]:
         if each.zeros:
             yield Figure(f"{each.node}: zeros", _zeros(each.zeros), "in %")
         if each.widths:
-            yield Figure(f"{each.node}: widths that are left", _widths(each.widths), "of what there was")
+            yield Figure(f"{each.node}: widths that are left", _widths(each.widths))
         if each.influence:
             yield Figure(f"{each.node}: influence of layers", influence_bars(each.influence))
 

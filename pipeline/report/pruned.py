@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FAMILY = "prune"
 KINDS: Mapping[str, str] = {
-    "ffn": "feed-forward features", "heads": "groups of heads", "experts": "experts", "hidden": "state",
+    "ffn": "FFN features", "heads": "groups of heads", "experts": "experts", "hidden": "state",
 }  # fmt: skip
 
 
@@ -25,7 +25,7 @@ KINDS: Mapping[str, str] = {
 class WidthChange:
     """Channels of one kind in one layer; layer: None for those of all layers together.
 
-    role: what they are, such as feed-forward features.  before, after: how many.
+    role: what they are, such as FFN features.  before, after: how many.
     """
 
     role: str

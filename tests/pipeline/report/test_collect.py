@@ -218,6 +218,37 @@ def test_nodes_tell_what_their_outputs_cost_also_when_they_were_hits(outcome: Ou
     assert failed["load"].seconds is None
 
 
+@dataclass(frozen=True)
+class DistillLike:
+    """Texts of the recipe and of the stage's own, a folder, and a parameter that is an input."""
+
+    training: str | None = param(None, doc="", is_file=True)
+    training_text: str | None = param(None, doc="", is_file=True)
+    models: tuple[str, ...] = param((), doc="", is_file=True)
+    log_directory: str | None = param(None, doc="", is_folder=True)
+    teacher: str = param("teacher", doc="", internal=True)
+    steps: int = param(60, doc="")
+
+
+def test_parameters_are_told_without_folders_of_this_machine_and_inputs_by_their_node() -> None:
+    params = DistillLike(
+        training="/home/me/a.txt",
+        training_text="/home/me/b.txt",
+        models=("/home/me/c",),
+        log_directory="/l/logs",
+    )
+    origins = dict.fromkeys(
+        ("training", "training_text", "log_directory", "teacher", "steps"), "ingot.yaml:3"
+    )
+    node = Node("distill", "distill", params, {"model": "prune", "teacher": "load"}, origins=origins)
+    assert collect._portable(node) == {
+        "training": "a.txt", "training_text": "b.txt", "models": ["c"], "log_directory": "logs",
+        "teacher": "load", "steps": 60,
+    }  # fmt: skip
+    # What the whole recipe reads is said once, under what is known of its texts.
+    assert collect._params(node) == "training_text b.txt, log_directory logs, teacher load, steps 60"
+
+
 def test_texts_are_named_without_their_folder(outcome: Outcome) -> None:
     (text,) = collect.data_reports(graph(), outcome)
     assert (text.role, text.name, text.is_bundled) == ("evaluation", "heldout.txt", True)

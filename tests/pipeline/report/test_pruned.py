@@ -40,10 +40,10 @@ def test_widths_and_layers_are_told_in_a_line() -> None:
     facts = {"widths": WIDTHS, "layers_before": 3, "layers_dropped": [1]}
     (found,) = gathered(facts, {"influence": INFLUENCE})
     assert found.summary == (
-        "feed-forward features 1,536 → 768; groups of heads 4 → 3; layers 3 → 2, without 1"
+        "FFN features 1,536 → 768; groups of heads 4 → 3; layers 3 → 2, without 1"
     )
     assert found.influence[1] == pruned.Influence(1, 0.02, True)
-    assert found.widths[0] == pruned.WidthChange("feed-forward features", 0, 1536, 768)
+    assert found.widths[0] == pruned.WidthChange("FFN features", 0, 1536, 768)
 
 
 def test_zeros_are_the_mean_over_weights_of_a_role_in_a_layer(tiny_checkpoint: Any) -> None:
@@ -68,9 +68,9 @@ def test_the_page_and_the_markdown_show_it_and_the_record_gives_it_back() -> Non
     told = replace(report(target("cpu")), prunings=gathered(facts, {"influence": INFLUENCE}))
     page, text = render_html(told), render_markdown(told)
     assert "What was pruned" in page
-    assert "feed-forward features 1,536 → 768" in page
+    assert "FFN features 1,536 → 768" in page
     assert "layer 1: 0.0200, goes" in page
-    assert "- prune: feed-forward features 1,536 → 768" in text
+    assert "- prune: FFN features 1,536 → 768" in text
     assert read_json(render_json(told)) == told
     assert "What was pruned" not in render_html(report(target("cpu")))
 
