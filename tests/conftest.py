@@ -17,6 +17,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # would compile all of Ingot that it imports anew, which is a third of what a short command takes.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Several workers of pytest share the cores: torch would start as many threads as there are cores in each.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
 if TYPE_CHECKING:
     import tokenizers
