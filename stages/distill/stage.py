@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import InputError, RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Expansion, Result, Source, stage
+from ..train.halves import ENCODER_LAYER_MAP, LAYER_MAP, halves
 from ..train.params import SCHEDULES, TOOLS, TaughtParams, requirements
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ..train.text import Corpus
 
 TEACHER = "teacher"
-TASKS = ("causal-lm", "encoder")
 # The weight of hidden states beside predictions: four times as much gave back as much where layers had lost
 # what least squares leave, and less where their features had been trained for it.
 HIDDEN = 5.0
@@ -56,14 +56,18 @@ class DistillParams(TaughtParams):
     layer_map: tuple[int, ...] | None = param(
         None,
         doc="for each of the student's layers the teacher's that it is like, where hidden or attention "
-        "count; evenly spread by default, last to last",
+        "count; evenly spread by default, last to last; of an encoder-decoder those of the decoder",
+    )
+    encoder_layer_map: tuple[int, ...] | None = param(
+        None, doc="the same of the encoder's layers of an encoder-decoder"
     )
 
     def __post_init__(self) -> None:
         """Raises RecipeError for values that do not go together."""
         super().__post_init__()
-        if self.layer_map is not None and not (self.hidden or self.attention):
-            raise RecipeError("layer_map has no effect", fix="give hidden or attention a weight")
+        for name in (LAYER_MAP, ENCODER_LAYER_MAP):
+            if getattr(self, name) is not None and not (self.hidden or self.attention):
+                raise RecipeError(f"{name} has no effect", fix="give hidden or attention a weight")
         if self.top_k and (self.hidden or self.attention):
             what = "top_k keeps predictions, and hidden states and attention need the teacher at every step"
             raise RecipeError(what, fix="leave top_k out")
@@ -123,28 +127,19 @@ def run(context: Context[DistillParams]) -> Result:
 
 
 def check_pair(student: Checkpoint, teacher: Checkpoint, params: DistillParams) -> None:
-    """Raises InputError for networks of different tasks or of one that neither predicts the next token nor
-    encodes, and for different vocabularies; RecipeError for a layer map that does not fit.
+    """Raises InputError for networks of different tasks and for different tokens, and for predictions of a
+    network that makes none; RecipeError for a layer map that does not fit.
     """
-    from ..train.features import layer_map
-    from ..train.teacher import check_vocabularies
+    from ..train.teacher import require_comparable
 
     ours, theirs = student.architecture, teacher.architecture
-    for model in (ours, theirs):
-        if model.task not in TASKS:
-            raise InputError(
-                f"{model.model_type} is of the task {model.task}", fix=f"distill takes {' and '.join(TASKS)}"
-            )
-    if ours.task != theirs.task:
-        what = f"the student is of the task {ours.task}, the teacher of {theirs.task}"
-        raise InputError(what, fix="distill models of one task")
-    check_vocabularies(student, teacher)
+    require_comparable(student, teacher)
     if ours.task == "encoder" and (params.alpha < 1 or params.top_k or params.hidden == 0):
         raise InputError(
             f"{ours.model_type} is an encoder and predicts no tokens",
             fix="it learns hidden states, and attention where asked for: leave alpha and top_k out",
         )
-    layer_map(params.layer_map, len(ours.layers), len(theirs.layers))
+    halves(ours, theirs, params.layer_map, params.encoder_layer_map)
 
 
 def _objective(
@@ -154,7 +149,6 @@ def _objective(
     from ..model.calibration.calibrate import choose_device
     from ..model.torch_network import load_module
     from ..train.distillation import Distillation
-    from ..train.features import layer_map
     from ..train.objective import NextToken
     from ..train.processes import own_name
     from ..train.teacher_cache import Cache
@@ -166,11 +160,9 @@ def _objective(
     module = load_module(teacher.directory, other.task, attention=_attention(params), dropout=False).to(
         device
     )
-    mapped = layer_map(params.layer_map, len(model.layers), len(other.layers))
+    compared = halves(model, other, params.layer_map, params.encoder_layer_map)
     cache = Cache(context.job / own_name(TEACHER), corpus.training, params.top_k) if params.top_k else None
-    objective = Distillation(
-        terms, module, tuple(enumerate(mapped)), (model.hidden, other.hidden), cache, params.top_k
-    )
+    objective = Distillation(terms, module, compared, cache, params.top_k)
     taught = None
     if terms.predictions:
         taught = selection_loss(module, NextToken(), corpus.selection, params, device)
@@ -182,13 +174,19 @@ def terms_of(params: DistillParams, student: Architecture, teacher: Architecture
     from ..train.distillation import Terms
 
     is_encoder = student.task == "encoder"
-    are_alike = (student.hidden, len(student.layers)) == (teacher.hidden, len(teacher.layers))
+    are_alike = _shape(student) == _shape(teacher)
     hidden = params.hidden
     if hidden is None:
         hidden = 1.0 if is_encoder else HIDDEN if are_alike and not params.top_k else 0.0
     return Terms(
         params.divergence, params.temperature, params.alpha, hidden, params.attention, not is_encoder
     )
+
+
+def _shape(model: Architecture) -> list[tuple[int, int]]:
+    """Width and layers, of an encoder-decoder those of either half."""
+    parts = (model.encoder, model) if model.encoder else (model,)
+    return [(part.hidden, len(part.layers)) for part in parts]
 
 
 def _attention(params: DistillParams) -> str | None:

@@ -21,7 +21,7 @@ class FinetuneParams(TrainParams):
 def preflight(_params: FinetuneParams, directories: Mapping[str, Path]) -> None:
     """Raises InputError for a network that predicts no next token."""
     from ..model.checkpoint import Checkpoint
-    from ..train.checkpoint import require_predicting
+    from ..train.checks import require_predicting
 
     require_predicting("finetune.full", Checkpoint.open(directories["model"]))
 
@@ -45,7 +45,8 @@ def run(context: Context[FinetuneParams]) -> Result:
     StageError where the loss diverges.
     """
     from ..model.checkpoint import Checkpoint
-    from ..train.checkpoint import require_predicting, train_checkpoint
+    from ..train.checkpoint import train_checkpoint
+    from ..train.checks import require_predicting
     from ..train.network import Network
     from ..train.objective import NextToken
     from ..train.text import read_corpus

@@ -50,7 +50,7 @@ class LoraParams(TrainParams):
 def preflight(_params: LoraParams, directories: Mapping[str, Path]) -> None:
     """Raises InputError for a network that predicts no next token."""
     from ..model.checkpoint import Checkpoint
-    from ..train.checkpoint import require_predicting
+    from ..train.checks import require_predicting
 
     require_predicting("finetune.lora", Checkpoint.open(directories["model"]))
 
@@ -76,7 +76,8 @@ def run(context: Context[LoraParams]) -> Result:
     import torch
 
     from ..model.checkpoint import Checkpoint
-    from ..train.checkpoint import Change, require_predicting, train_checkpoint
+    from ..train.checkpoint import Change, train_checkpoint
+    from ..train.checks import require_predicting
     from ..train.network import Network
     from ..train.objective import NextToken
     from ..train.text import read_corpus

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...artifacts.errors import InputError, RecipeError
+from ...artifacts.errors import RecipeError
 from ...artifacts.schema import param
 from ..base import Context, Expansion, Result, stage
+from ..train.checks import require_predicting
 from ..train.params import TOOLS, TaughtParams, requirements
 from ..train.teacher import check_teacher, named_models
 from .choice import PruneParams
@@ -63,13 +64,9 @@ def preflight(params: GradualParams, directories: Mapping[str, Path]) -> None:
     from ..model.checkpoint import Checkpoint
 
     source, teacher = Checkpoint.open(directories["model"]), directories.get(f"{TEACHER}1")
-    task = source.architecture.task
-    if task != "causal-lm":
-        raise InputError(
-            f"prune.gradual: {source.architecture.model_type} is of the task {task}, which predicts no next "
-            "token",
-            fix="prune it at once, with prune.sparsegpt or prune.magnitude",
-        )
+    require_predicting(
+        "prune.gradual", source, fix="prune it at once, with prune.sparsegpt or prune.magnitude"
+    )
     preflight_choice(params, directories)
     check_teacher(params, source, Checkpoint.open(teacher) if teacher else None)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...artifacts.errors import InputError, RecipeError
 from ..model.checkpoint import Checkpoint
 from ..model.quantized import RECORD_FILE, QuantizedCheckpoint
+from ..train.checks import require_predicting
 from ..train.teacher import check_teacher
 
 if TYPE_CHECKING:
@@ -25,13 +26,7 @@ def check_inputs(params: QatParams, directories: Mapping[str, Path]) -> None:
     model, original = directories[MODEL], directories.get(ORIGINAL)
     is_quantized = (model / RECORD_FILE).exists()
     source = Checkpoint.open(model)
-    task = source.architecture.task
-    if task != "causal-lm":
-        raise InputError(
-            f"quantize.qat: {source.architecture.model_type} is of the task {task}, which predicts no next "
-            "token",
-            fix="quantize it by another method, such as gptq",
-        )
+    require_predicting("quantize.qat", source, fix="quantize it by another method, such as gptq")
     _check_effect(params, directories, is_quantized=is_quantized)
     teacher = directories.get(TEACHER)
     check_teacher(params, source, Checkpoint.open(teacher) if teacher else None)

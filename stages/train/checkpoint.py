@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.digest import digest_json
-from ...artifacts.errors import InputError
 from ...artifacts.schema import to_plain
 from ..base import Result
 from .hooks import KeepZeros
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from ..base import Context
-    from ..model.checkpoint import Checkpoint
     from .hooks import Hook
     from .journal import History
     from .network import Network
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 SHOWN_POINTS = 400
 LAST_GOOD = "last-good"
 DIGITS = 6
-PREDICTING = ("causal-lm", "seq2seq-lm")
 
 
 @dataclass(frozen=True)
@@ -124,17 +121,6 @@ def fit(
     if history.best == 0:
         context.note("training found nothing better than the weights it began with, which are returned")
     return history
-
-
-def require_predicting(stage: str, source: Checkpoint) -> None:
-    """Raises InputError for a network that predicts no next token, alone or from what an encoder read."""
-    model = source.architecture
-    if model.task not in PREDICTING:
-        raise InputError(
-            f"{stage}: {model.model_type} is of the task {model.task}, which predicts no next token",
-            fix=f"fine-tune models of the tasks {' and '.join(PREDICTING)}; encoders are trained by distill, "
-            "against a teacher",
-        )
 
 
 def fingerprint(context: Context[Any], corpus: Corpus) -> str:

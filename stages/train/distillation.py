@@ -15,6 +15,7 @@ from .objective import Loss, Objective, next_token
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .halves import Half
     from .objective import Batch
     from .teacher_cache import Cache
 
@@ -39,24 +40,23 @@ class Terms:
 class Distillation(Objective):
     """The loss of a student against a teacher. teacher: a network that is not trained, on the same device.
 
-    cache: of its predictions; None computes them every time.  pairs: the student's layers with the teacher's.
+    halves: the layers whose hidden states and attention are compared.  cache: of the teacher's predictions;
+    None computes them every time.
     """
 
     def __init__(
         self,
         terms: Terms,
         teacher: Any,
-        pairs: Sequence[tuple[int, int]] = (),
-        widths: tuple[int, int] = (0, 0),
+        halves: Sequence[Half] = (),
         cache: Cache | None = None,
         top_k: int = 0,
     ) -> None:
         super().__init__()
-        self._terms, self._pairs, self._cache, self._top_k = terms, tuple(pairs), cache, top_k
+        self._terms, self._halves, self._cache, self._top_k = terms, tuple(halves), cache, top_k
         # Not a module of this one: it is neither trained nor synchronised.
         self._teacher = (teacher.eval().requires_grad_(False),)
-        states = [(own + 1, other + 1) for own, other in self._pairs]
-        self.states = HiddenStates(states, *widths) if terms.hidden else None
+        self.states = HiddenStates(self._halves) if terms.hidden else None
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> Loss:
         """Its terms, each a mean over what it is of, times the batch's predicted tokens."""
@@ -70,24 +70,19 @@ class Distillation(Objective):
             found, parts = self._predictions(batch, student.logits, known, teacher)
             total = total + found
         if self.states is not None and teacher is not None:
-            parts["hidden"] = count * self.states(student.hidden_states, teacher.hidden_states, batch)
+            parts["hidden"] = count * self.states(student, teacher, batch)
             total = total + terms.hidden * parts["hidden"]
         if terms.attention and teacher is not None:
-            error = attention_error(self._pairs, student.attentions, teacher.attentions, batch)
-            parts["attention"] = count * error
+            parts["attention"] = count * attention_error(self._halves, student, teacher, batch)
             total = total + terms.attention * parts["attention"]
         return Loss(total, parts)
 
     def selection(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The next token's loss; of networks that predict none, the error of the last hidden state."""
-        if self._terms.predictions:
+        if self.states is None or self._terms.predictions:
             return next_token(network, batch)
-        last = HiddenStates([(-1, -1)], 1, 1)
-        if self.states is not None and len(self.states.adapters):
-            last.adapters.append(self.states.adapters[-1])
         student, teacher = batch.call(network, output_hidden_states=True), self._taught(batch)
-        found: torch.Tensor = last(student.hidden_states, teacher.hidden_states, batch)
-        return int(batch.predicted.sum()) * found
+        return int(batch.predicted.sum()) * self.states.last(student, teacher, batch)
 
     def _predictions(
         self, batch: Batch, logits: torch.Tensor, known: Likeliest | None, teacher: Any

@@ -38,15 +38,32 @@ def check_teacher(params: TaughtParams, student: Checkpoint, teacher: Checkpoint
     teach the student.
     """
     if teacher is not None:
-        check_vocabularies(student, teacher)
+        require_comparable(student, teacher)
         return
     for name, usual in TAUGHT.items():
         if getattr(params, name) != usual:
             raise RecipeError(f"{name} has no effect: there is no teacher", fix="name one: teacher: load")
 
 
-def check_vocabularies(student: Checkpoint, teacher: Checkpoint) -> None:
-    """Raises InputError where two models do not have the same tokens under the same ids."""
+def require_comparable(student: Checkpoint, teacher: Checkpoint) -> None:
+    """Raises InputError for networks of two tasks, and for those whose predictions are of other tokens: with
+    other vocabularies, or whose targets begin with another token.
+    """
+    ours, theirs = student.architecture, teacher.architecture
+    if ours.task != theirs.task:
+        what = f"the student is of the task {ours.task}, the teacher of {theirs.task}"
+        raise InputError(what, where=str(teacher.directory), fix="take a teacher of the student's task")
+    _check_vocabularies(student, teacher)
+    if ours.decoder_start != theirs.decoder_start:
+        raise InputError(
+            f"the teacher's targets begin with token {theirs.decoder_start}, the student's with "
+            f"{ours.decoder_start}",
+            where=str(teacher.directory),
+            fix="take a teacher with the student's decoder_start_token_id",
+        )
+
+
+def _check_vocabularies(student: Checkpoint, teacher: Checkpoint) -> None:
     sizes = [each.architecture.vocabulary for each in (student, teacher)]
     found = []
     for each in (student, teacher):

@@ -42,7 +42,7 @@ def test_the_last_pruning_is_where_the_ramp_ends_even_between_two():
     assert Schedule.over(steps=1, share=0.0, initial=0.0, frequency=None).prunes(1)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "mixtral", "t5"])
 @pytest.mark.parametrize("target", [{"sparsity": 0.6}, {"pattern": "2:4"}])
 def test_what_is_written_has_the_sparsity_that_was_asked_for_and_is_no_worse_than_at_once(
     family, target, tiny_checkpoint, prune

@@ -38,7 +38,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
-@pytest.mark.parametrize("family", ["llama", "llama-tied", "qwen2", "gpt2", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "qwen2", "gpt2", "mixtral", "t5"])
 @pytest.mark.parametrize("start", ["checkpoint", "codes"])
 def test_without_a_learning_rate_the_codes_are_those_of_the_start_bit_for_bit(
     family, start, tiny_checkpoint, run_stage, qat
@@ -51,7 +51,7 @@ def test_without_a_learning_rate_the_codes_are_those_of_the_start_bit_for_bit(
     assert_equal(codes_of(made), codes_of(rounded))
 
 
-@pytest.mark.parametrize("family", ["llama-tied", "gpt2", "mixtral"])
+@pytest.mark.parametrize("family", ["llama-tied", "gpt2", "mixtral", "t5", "bart"])
 def test_what_is_written_is_what_was_measured_and_is_better_than_the_start(
     family, tiny_checkpoint, run_stage, qat, text_file
 ):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from ingot.artifacts.errors import RecipeError
-from ingot.stages.train.features import HiddenStates, attention_error, layer_map
+from ingot.stages.train.features import HiddenStates, attention_error
+from ingot.stages.train.halves import Half, layer_map
 from ingot.stages.train.objective import Batch
 
 
 def batch(attended=None) -> Batch:
     ids = torch.zeros(1, 2, dtype=torch.int64)
     return Batch(ids, torch.tensor([[False, True]]), attended, torch.tensor([0]))
+
+
+ONE = (Half(((0, 0),), (2, 2)),)
+
+
+def states(value: torch.Tensor) -> SimpleNamespace:
+    """What a network gives whose only layer's states these are, behind those of its embedding."""
+    return SimpleNamespace(hidden_states=[torch.full_like(value, 9.0), value])
 
 
 @pytest.mark.parametrize(
@@ -40,30 +51,31 @@ def test_maps_that_do_not_fit_are_refused(given, message):
 def test_errors_of_states_are_relative_to_the_teacher():
     teacher, student = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]), torch.tensor([[[3.0, 0.0], [0.0, 0.0]]])
     # Of 16 / 4 the mean square of 25 / 4.
-    found = HiddenStates([(0, 0)], 2, 2)([student], [teacher], batch())
+    found = HiddenStates(ONE)(states(student), states(teacher), batch())
     assert found.item() == pytest.approx(16 / 25)
 
 
 def test_padding_counts_for_nothing():
     teacher, student = torch.tensor([[[3.0, 4.0], [9.0, 9.0]]]), torch.tensor([[[3.0, 0.0], [1.0, 1.0]]])
-    found = HiddenStates([(0, 0)], 2, 2)([student], [teacher], batch(torch.tensor([[True, False]])))
+    padded = batch(torch.tensor([[True, False]]))
+    found = HiddenStates(ONE)(states(student), states(teacher), padded)
     assert found.item() == pytest.approx(16 / 25)
 
 
 def test_adapters_take_narrow_states_to_the_width_of_the_teacher():
-    states = HiddenStates([(0, 0)], 2, 3)
+    error = HiddenStates([Half(((0, 0),), (2, 3))])
     with torch.no_grad():
-        states.adapters[0].weight.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 1]]))
+        error.adapters[0].weight.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 1]]))
     student = torch.tensor([[[1.0, 2.0], [0.0, 1.0]]])
     teacher = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 1.0, 1.0]]])
-    assert states([student], [teacher], batch()).item() == 0
+    assert error(states(student), states(teacher), batch()).item() == 0
 
 
 def test_attention_maps_are_compared_head_by_head_or_by_their_means():
     one = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])
     other = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
     # ¼ + ¼ at the second of two positions.
-    assert attention_error([(0, 0)], [one], [other], batch()).item() == pytest.approx(0.25)
-    both = torch.cat([one, other], dim=1)
+    maps = [SimpleNamespace(attentions=[each]) for each in (one, other, torch.cat([one, other], dim=1))]
+    assert attention_error(ONE, maps[0], maps[1], batch()).item() == pytest.approx(0.25)
     # The mean of two heads is half as far from either.
-    assert attention_error([(0, 0)], [one], [both], batch()).item() == pytest.approx(0.25 / 4)
+    assert attention_error(ONE, maps[0], maps[2], batch()).item() == pytest.approx(0.25 / 4)
