@@ -1,8 +1,9 @@
 """What a training tells trackers as it goes: TensorBoard, Weights & Biases, MLflow, each into local files.
 
 Losses, learning rates and speeds are all that is logged: no parameter of a recipe, no path, no variable of
-the environment and nothing of the host. Nothing is sent anywhere either: a stage runs without a person's
-credentials, and what it wrote can be uploaded afterwards.
+the environment and nothing of the host, but that wandb names its own version, Python's and the platform.
+Nothing is sent anywhere either: a stage runs without a person's credentials, and what it wrote can be
+uploaded afterwards.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class WeightsAndBiases:
         import wandb
 
         quiet = wandb.Settings(
-            console="off", silent=True, save_code=False, disable_code=True, disable_git=True,
-            x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
+            console="off", silent=True, save_code=False, disable_code=True, disable_git=True, host="",
+            x_save_requirements=False, x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
         )  # fmt: skip
         self._run: Any = wandb.init(
             project=PROJECT, name=f"{run}-{done}" if done else run, group=run, dir=str(directory),

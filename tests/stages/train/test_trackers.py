@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
+import json
+import struct
 import sys
 import types
 import warnings
+from typing import TYPE_CHECKING
 
 import pytest
 from ingot.artifacts.errors import RecipeError
@@ -15,6 +18,9 @@ from ingot.artifacts.schema import build
 from ingot.stages.train.params import TrainParams, requirements
 from ingot.stages.train.trackers import KINDS
 from ingot.stages.train.trainer import train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECRET = "a-key-that-nobody-should-see"
 
@@ -131,7 +137,10 @@ def test_a_tracker_is_told_what_the_history_holds_and_nothing_of_the_host(kind, 
     given = {name: (args, options) for name, args, options in calls.made}
     if kind == "wandb":
         assert given["init"][1]["mode"] == "offline"
-        assert given["Settings"][1]["x_disable_meta"]
+        settings = given["Settings"][1]
+        assert settings["x_disable_meta"]
+        assert settings["host"] == ""
+        assert settings["x_save_requirements"] is False
     elif kind == "mlflow":
         assert given["MlflowClient"][1]["tracking_uri"].startswith("sqlite:////")
 
@@ -193,9 +202,48 @@ def test_a_file_of_mlflow_holds_every_point_of_a_training(tracked, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_an_offline_run_of_wandb_is_written_without_a_key(tracked, tmp_path):
     pytest.importorskip("wandb")
-    tracked("wandb")
+    from wandb.proto import wandb_internal_pb2
+
+    history = tracked("wandb")
     (path,) = (tmp_path / "logs" / "wandb").glob("offline-run-*/run-*.wandb")
-    assert b"selection_loss" in path.read_bytes()
+    found: dict[str, list[tuple[int, float]]] = {}
+    kinds = set()
+    for data in records(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        kinds.add(record.WhichOneof("record_type"))
+        if record.HasField("run"):
+            assert (record.run.project, record.run.run_group, record.run.host) == (
+                "ingot", "0123456789ab", "",
+            )  # fmt: skip
+        if record.HasField("history"):
+            points = {".".join(each.nested_key): json.loads(each.value_json) for each in record.history.item}
+            for name, value in points.items():
+                if not name.startswith("_"):
+                    found.setdefault(name, []).append((points["_step"], value))
+    check(history, found)
+    assert "exit" in kinds  # it was closed, and nothing of it is missing
+    assert not list((tmp_path / "logs").rglob("requirements.txt"))
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """The records of a log in LevelDB's format, as wandb writes one behind seven bytes of its own.
+
+    Blocks of 32 KiB hold pieces: a checksum, a length, and whether it is a record's only, first, middle or
+    last one; fewer than seven bytes at the end of a block are filled up.
+    """
+    assert data.startswith(b":W&B")
+    at, parts = 7, b""
+    while at + 7 <= len(data):
+        left = 32_768 - at % 32_768
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield parts
+            parts = b""
 
 
 def test_a_tracker_without_a_directory_and_a_directory_without_a_tracker_are_refused():
