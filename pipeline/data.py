@@ -1,7 +1,8 @@
 """The four kinds of text of a run: where they lie, that they can be used, and that they do not overlap.
 
 calibration gives statistics, training gives gradients, selection chooses between candidates, and evaluation
-only measures: a document that is in evaluation and in another is refused, since it would flatter the result.
+only measures: a document that is in evaluation and in another is refused, since it would flatter the result,
+and so is one that trains and chooses.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from ..targets.rules import Setting
 
 EVALUATION = "evaluation"
+LEARNING = (TRAINING, SELECTION) = ("training", "selection")
 BUNDLED = Path(__file__).parent / "demo" / "data"
 BUNDLED_ROLES = ("calibration", EVALUATION)
 BUNDLED_ORIGIN = "bundled text"
+FORMS = 'name a file of plain text, or of lines such as {"text": "..."}'
 # A step may name a text of its own: `training_text` in place of `data.training`.
 OWN_SUFFIX = "_text"
 
@@ -135,31 +138,44 @@ def check_length(text: Path, window_tokens: int, where: str) -> None:
 
 
 def check_overlap(data: Data, label: str | None = None) -> None:
-    """Raises DataError when a document of the evaluation text is also in another text.
+    """Raises DataError when a document of the evaluation text is also in another text, and when one of the
+    selection text trains too.
 
     label: what the other text is called in messages, where that is not its role under `data`. Documents are
     equal when their text is, without white space at either end. The bundled texts, which are apart by
     construction, are not compared with one another.
     """
-    evaluation, evaluation_origin = data.file(EVALUATION) or (None, "")
-    if evaluation is None or not data.files:
+    if not data.files:
         return
-    held_out: dict[str, int] = {}
-    for role in ROLES:
+    why = "measuring on text that was used flatters the result"
+    _check_apart(data, EVALUATION, [role for role in ROLES if role != EVALUATION], label, why)
+    _check_choosing(data, label)
+
+
+def _check_choosing(data: Data, label: str | None) -> None:
+    """Raises DataError when a document of the selection text trains too."""
+    _check_apart(data, SELECTION, [TRAINING], label, "what trains cannot tell when training is too much")
+
+
+def _check_apart(data: Data, held: str, roles: Iterable[str], label: str | None, why: str) -> None:
+    """Raises DataError when a document of the texts of some roles is also in those of ``held``."""
+    held_out: dict[str, tuple[int, str]] = {}
+    held_origin = data.origins.get(held, BUNDLED_ORIGIN)
+    for role in roles if data.texts(held) else ():
         origin = data.origins.get(role, BUNDLED_ORIGIN)
-        if role == EVALUATION or BUNDLED_ORIGIN == origin == evaluation_origin:
+        if BUNDLED_ORIGIN == origin == held_origin:
             continue
         for other in data.texts(role):
-            held_out = held_out or _numbered(read_documents(evaluation))
+            held_out = held_out or _numbered(data.texts(held))
             for number, document in enumerate(read_documents(other), start=1):
                 twin = held_out.get(_identity(document))
                 if twin is not None:
                     name = label or f"data.{role}"
                     raise DataError(
-                        f"{name}: document {number} of {other.name} is also document {twin} of the "
-                        f"evaluation text {evaluation.name}",
+                        f"{name}: document {number} of {other.name} is also document {twin[0]} of the "
+                        f"{held} text {twin[1]}",
                         where=origin,
-                        fix="take it out of one of them: measuring on text that was used flatters the result",
+                        fix=f"take it out of one of them: {why}",
                     )
 
 
@@ -168,24 +184,41 @@ def with_texts(settings: Iterable[Setting], data: Data, directory: Path) -> tupl
 
     directory: where relative paths start. Raises DataError as :func:`read_data` and :func:`check_overlap` do.
     """
-    found = []
-    for setting in settings:
-        name = setting.path[-1]
-        role = name.removesuffix(OWN_SUFFIX)
-        if name != role and role in ROLES and isinstance(setting.value, str) and setting.value:
-            label = ".".join(setting.path)
-            path = _usable(directory / Path(setting.value).expanduser(), label, setting.value, setting.origin)
-            beside = {EVALUATION: files} if (files := data.files.get(EVALUATION)) else {}
-            origins = {**data.origins, role: setting.origin}
-            check_overlap(Data({**beside, role: (path,)}, origins), label)
-            found.append(replace(setting, value=str(path)))
-        else:
-            found.append(setting)
-    return tuple(found)
+    listed = list(settings)
+    own = {setting.path: found for setting in listed if (found := _own_text(setting, directory))}
+    kept = []
+    for setting in listed:
+        if setting.path not in own:
+            kept.append(setting)
+            continue
+        label, (path, role) = ".".join(setting.path), own[setting.path]
+        beside = {EVALUATION: files} if (files := data.files.get(EVALUATION)) else {}
+        check_overlap(Data({**beside, role: (path,)}, {**data.origins, role: setting.origin}), label)
+        if role in LEARNING:
+            same_step = {r: (p,) for where, (p, r) in own.items() if where[:-1] == setting.path[:-1]}
+            texts = {each: files for each, files in {**data.files, **same_step}.items() if each in LEARNING}
+            _check_choosing(Data(texts, dict.fromkeys(LEARNING, setting.origin)), label)
+        kept.append(replace(setting, value=str(path)))
+    return tuple(kept)
 
 
-def _numbered(documents: list[str]) -> dict[str, int]:
-    return {_identity(document): number for number, document in enumerate(documents, start=1)}
+def _own_text(setting: Setting, directory: Path) -> tuple[Path, str] | None:
+    """The file that a step names for itself, and its role; None for any other setting."""
+    name, value = setting.path[-1], setting.value
+    role = name.removesuffix(OWN_SUFFIX)
+    if name == role or role not in ROLES or not isinstance(value, str) or not value:
+        return None
+    where = directory / Path(value).expanduser()
+    return _usable(where, ".".join(setting.path), value, setting.origin), role
+
+
+def _numbered(texts: Iterable[Path]) -> dict[str, tuple[int, str]]:
+    """Document → its number and its file's name; of equal documents the last."""
+    return {
+        _identity(document): (number, path.name)
+        for path in texts
+        for number, document in enumerate(read_documents(path), start=1)
+    }
 
 
 def _identity(document: str) -> str:
@@ -196,7 +229,7 @@ def _usable(path: Path, key: str, name: str, where: str | None) -> Path:
     if not path.exists():
         raise DataError(f"{key}: there is no file {name!r}", where=where, fix=f"looked at {path}")
     if not path.is_file():
-        raise DataError(f"{key}: {name!r} is not a file", where=where)
+        raise DataError(f"{key}: {name!r} is not a file", where=where, fix=FORMS)
     if path.stat().st_size == 0:
-        raise DataError(f"{key}: {name!r} is empty", where=where)
+        raise DataError(f"{key}: {name!r} is empty", where=where, fix=FORMS)
     return path.resolve()

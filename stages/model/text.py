@@ -73,7 +73,8 @@ def parse_documents(data: bytes, where: str) -> list[str]:
         parts = _MARK_LINE.split(text)
     documents = [part for part in parts if part.strip()]
     if not documents:
-        raise DataError("the file holds no text", where=where)
+        fix = 'write plain text, or lines such as {"text": "..."}'
+        raise DataError("the file holds no text", where=where, fix=fix)
     return documents
 
 

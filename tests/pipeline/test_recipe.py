@@ -225,6 +225,47 @@ def test_a_document_of_the_evaluation_text_in_another_text_is_refused(
     assert str(caught.value.where).endswith("ingot.yaml:3")
 
 
+@pytest.mark.parametrize(
+    ("texts", "label", "line"),
+    [
+        ("data: {training: a.txt, selection: c.txt}", "data.training", 2),
+        (
+            "data: {selection: c.txt}\nstages:\n  distill:\n    training_text: a.txt",
+            "distill.training_text",
+            5,
+        ),
+        (
+            "data: {training: a.txt}\nstages:\n  distill:\n    selection_text: c.txt",
+            "distill.selection_text",
+            5,
+        ),
+        (
+            "stages:\n  distill:\n    teacher: load\n    selection_text: c.txt\n    training_text: a.txt",
+            "distill.selection_text",
+            5,
+        ),
+    ],
+)
+def test_a_document_that_trains_and_chooses_is_refused(
+    load: Load, tmp_path: Path, texts: str, label: str, line: int
+) -> None:
+    (tmp_path / "c.txt").write_text("six\n<|endoftext|>\ntwo\n")
+    with pytest.raises(DataError) as caught:
+        load(f"model: ckpt\n{texts}\n")
+    assert caught.value.what == (
+        f"{label}: document 2 of a.txt is also document 2 of the selection text c.txt"
+    )
+    assert str(caught.value.where).endswith(f"ingot.yaml:{line}")
+
+
+def test_other_texts_may_choose_for_one_step_and_train_in_another(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("six")
+    load(
+        "model: ckpt\nstages:\n  finetune: {method: full, training_text: a.txt, selection_text: c.txt}\n"
+        "  distill: {teacher: load, training_text: c.txt, selection_text: a.txt}\n"
+    )
+
+
 def test_calibrating_on_the_bundled_evaluation_text_is_refused(load: Load) -> None:
     with pytest.raises(DataError, match="is also document 1"):
         load(f"model: ckpt\ndata: {{calibration: {BUNDLED / 'evaluation.jsonl'}}}\n")
