@@ -23,12 +23,13 @@ DEFAULT = "default"
 def show_plan(plan: Plan) -> str:
     """Two lines a node: decision, stage, reason and what it will take; below, why it is in the graph."""
     width = max(len(name) for name in plan.decisions)
+    wide = max(len(plan.graph.nodes[name].stage) for name in plan.decisions)
     lines = []
     for name, decision in plan.decisions.items():
         node = plan.graph.nodes[name]
         expected = expected_words(decision)
         told = f"{decision.reason} ({expected})" if expected else decision.reason
-        lines.append(f"{_state(decision)} {name:<{width}}  {node.stage:<19} {told}")
+        lines.append(f"{_state(decision)} {name:<{width}}  {node.stage:<{wide}}  {told}")
         lines.append(f"{'':<8} {'':<{width}}  {click.style(node.reason, dim=True)}")
     return "\n".join([*lines, "", *closing_lines(plan)])
 

@@ -90,10 +90,10 @@ def choose(model: Architecture, params: FactorParams) -> dict[str, Linear]:
 def preflight(params: FactorParams, directories: Mapping[str, Path]) -> None:
     """Raises RecipeError for patterns that match no weight, and where no weight could become smaller."""
     from ..model.checkpoint import Checkpoint
-    from .ranks import rank_of_ratio
+    from .ranks import needs_spectra, rank_of_ratio
 
     chosen = choose(Checkpoint.open(directories["model"]).architecture, params)
-    if params.ratio is not None or params.budget is params.energy:
+    if not needs_spectra(params):
         ratio = params.ratio or DEFAULT_RATIO
         if all(rank_of_ratio(each, ratio, params.multiple_of) is None for each in chosen.values()):
             raise nothing_saved(params)

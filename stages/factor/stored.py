@@ -41,33 +41,14 @@ def write(
     chosen = {name: rank for name, rank in ranks.items() if rank is not None}
     compact = Compact({**known.factored, **chosen}, known.shared)
     source.copy_sidecars(context.output, compact.config(source.config))
-    layout = [shape for name in source.tensors.names() for shape in _shapes(source, linears, chosen, name)]
-    with (
-        context.output.create(WEIGHTS_FILE) as stream,
-        SafetensorsWriter(stream, layout) as writer,
-    ):
-        names = source.tensors.names()
-        for done, name in enumerate(names):
-            context.progress(done, len(names), name)
-            if name not in chosen:
-                writer.write(name, source.tensors.raw(name))
-            else:
-                made, linear, info = factored(name), linears[name], source.tensors.info(name)
-                for each, value in ((first_name(name), made.first), (name, made.second)):
-                    stored = value.T if linear.stored_in_out else value
-                    narrow = torch.from_numpy(np.ascontiguousarray(stored)).to(
-                        getattr(torch, NAMES[info.dtype])
-                    )
-                    writer.write(each, narrow.reshape(-1).view(torch.uint8).numpy())
-            source.tensors.release(name)
-    context.progress(len(names), len(names), "written")
+    _write_tensors(context, source, linears, chosen, factored)
     whole = [name for name, rank in ranks.items() if rank is None]
     if whole:
         more = f" and {len(whole) - NAMED_IN_NOTES} more" if len(whole) > NAMED_IN_NOTES else ""
         listed = ", ".join(whole[:NAMED_IN_NOTES])
-        context.note(
-            f"{len(whole)} of {len(ranks)} weights stay whole, since two maps save nothing: {listed}{more}"
-        )
+        spends = context.params.budget is not None
+        why = "where the budget is spent best" if spends else "since two maps save nothing"
+        context.note(f"{len(whole)} of {len(ranks)} weights stay whole, {why}: {listed}{more}")
     before = sum(source.tensors.info(name).count for name in ranks)
     after = sum(_kept(linears[name], rank) for name, rank in ranks.items())
     return Result(
@@ -82,6 +63,31 @@ def write(
         },
         observed={"tensors": {name: {"rank": ranks[name], **evidence.get(name, {})} for name in ranks}},
     )
+
+
+def _write_tensors(
+    context: Context[Any],
+    source: Checkpoint,
+    linears: Mapping[str, Linear],
+    ranks: Mapping[str, int],
+    factored: Callable[[str], Factored],
+) -> None:
+    """Writes all tensors, one in memory at a time. ranks: of those that become two maps."""
+    names = source.tensors.names()
+    layout = [shape for name in names for shape in _shapes(source, linears, ranks, name)]
+    with context.output.create(WEIGHTS_FILE) as stream, SafetensorsWriter(stream, layout) as writer:
+        for done, name in enumerate(names):
+            context.progress(done, len(names), name)
+            if name not in ranks:
+                writer.write(name, source.tensors.raw(name))
+            else:
+                made, linear, dtype = factored(name), linears[name], source.tensors.info(name).dtype
+                for each, value in ((first_name(name), made.first), (name, made.second)):
+                    stored = np.ascontiguousarray(value.T if linear.stored_in_out else value)
+                    narrow = torch.from_numpy(stored).to(getattr(torch, NAMES[dtype]))
+                    writer.write(each, narrow.reshape(-1).view(torch.uint8).numpy())
+            source.tensors.release(name)
+    context.progress(len(names), len(names), "written")
 
 
 def _kept(linear: Linear, rank: int | None) -> int:

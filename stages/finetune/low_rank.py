@@ -108,9 +108,8 @@ def adapt(
     head = network.get_output_embeddings()
     chosen = [name for name, module in maps.items() if module is not head]
     if only:
-        chosen = [
-            name for name in maps if any(name in matching(maps, pattern, "finetune.only") for pattern in only)
-        ]
+        named = {name for pattern in only for name in matching(maps, pattern, "finetune.only")}
+        chosen = [name for name in maps if name in named]
     for pattern in ignore:
         gone = matching(chosen, pattern, "finetune.ignore")
         chosen = [name for name in chosen if name not in gone]

@@ -76,6 +76,16 @@ def test_a_missing_device_is_found_while_planning_and_is_no_reason_to_stop(
     assert plans.to_json(planned)["unverified"] == {"cpu-int8": "this machine lacks a phone"}
 
 
+def test_reasons_stand_below_one_another_however_long_the_names_of_stages_are(
+    arguments: dict[str, Any],
+) -> None:
+    planned = ingot.plan(**{**arguments, "targets": ["arm-mobile"]})
+    lines = show_plan(planned).splitlines()
+    told = {name: next(line for line in lines if f" {name} " in line) for name in planned.decisions}
+    begin = {line.index(planned.decisions[name].reason) for name, line in told.items()}
+    assert len(begin) == 1
+
+
 def test_everything_up_to_the_device_is_built_and_delivered_as_unverified(
     arguments: dict[str, Any], no_phone: None, tmp_path: Path
 ) -> None:

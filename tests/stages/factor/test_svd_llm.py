@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from ingot.artifacts.errors import RecipeError
+from ingot.stages.factor import visitor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +82,7 @@ def test_energy_and_budget_give_weights_ranks_of_their_own(
     ranks = budget.facts["rank_by_weight"]
     assert len(set(ranks.values())) > 2
     whole = [name for name, rank in ranks.items() if rank is None]
-    assert any("stay whole" in note for note in notes) is bool(whole)
+    assert any("stay whole, where the budget is spent best" in note for note in notes) is bool(whole)
     energy = run_stage("factor.svd_llm", {"model": directory}, energy=0.9, **given)
     assert set(energy.facts["rank_by_weight"]) == set(ranks)
 
@@ -126,3 +128,18 @@ def test_a_weight_that_is_factored_already_is_left_alone(tiny_checkpoint: Any, r
     }
     with pytest.raises(RecipeError, match="no weight would be factored"):
         run_stage("factor.svd", {"model": second}, ratio=0.5)
+
+
+def test_time_is_counted_once_also_where_weights_share_their_inputs(
+    tiny_checkpoint: Any, run_stage: Any, calibration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(visitor.time, "process_time", lambda: float(next(clock)))
+    seen: dict[str, Any] = {}
+    inputs = {"model": tiny_checkpoint("llama")}
+    run_stage("factor.svd_llm", inputs, observed=seen, **walked(calibration, 4))
+    seconds = {name: each["cpu_seconds"] for name, each in seen["tensors"].items()}
+    # A tick for what a stop does once, and one for each of its weights: three read the attention's input.
+    maps = "qkv"
+    assert {seconds[f"model.layers.0.self_attn.{each}_proj.weight"] for each in maps} == {round(4 / 3, 4)}
+    assert seconds["model.layers.0.mlp.down_proj.weight"] == 2
