@@ -63,8 +63,10 @@ def _body(report: RunReport, target: TargetReport) -> Iterator[str]:
     model = report.model
     yield f"# {escape(model.name)} for {escape(target.name)}"
     yield ""
+    own = show_count(target.parameters or model.parameters)
+    before = show_count(model.parameters)
     yield (
-        f"{escape(model.architecture)} with {show_count(model.parameters)} parameters, "
+        f"{escape(model.architecture)} with {own} parameters{f' of {before}' if own != before else ''}, "
         f"{show_bytes(target.size_bytes)} in all, built by Ingot {escape(report.version)} "
         f"from {escape(model.uri)}{_revision(report)}. Gate: **{target.status}**."
     )

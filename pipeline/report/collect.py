@@ -102,6 +102,7 @@ def target_report(store: Store, graph: Graph, outcome: Outcome, leaf: Leaf) -> T
         kind=artifact.kind if artifact else "",
         verified=verified(graph, leaf, results),
         emulated=emulated.emulated if emulated else (),
+        parameters=None if (count := _fact(lineage, "parameters")) is None else int(count),
     )
 
 

@@ -155,7 +155,7 @@ class TargetReport:
     evidence: all that was observed of each weight.  sources: all that it is made of.  sweep: its cells, whose
     sides are `reference` and `value`.  steps: the stages from the source to the artifact.
     kind: of the artifact, such as `onnx`.  verified: what was measured → where, see `verified.py`.
-    emulated: what each emulated processor made of it.
+    emulated: what each emulated processor made of it.  parameters: of the network that was exported.
     """
 
     name: str
@@ -191,6 +191,7 @@ class TargetReport:
     kind: str = ""
     verified: Facts = field(default_factory=dict)
     emulated: tuple[Emulated, ...] = ()
+    parameters: int | None = None
 
     @property
     def size_bytes(self) -> int:

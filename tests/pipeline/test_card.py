@@ -55,6 +55,17 @@ def test_the_front_matter_is_yaml_that_the_hub_reads(samples: ModuleType) -> Non
     assert "not stated" in card
 
 
+def test_the_card_counts_the_parameters_of_what_is_delivered(samples: ModuleType) -> None:
+    target = samples.target("cpu")
+    report = samples.report(target)
+    whole = render_card(report, target, {})
+    assert f" with {report.model.parameters:,} parameters, " in whole
+    pruned = dataclasses.replace(target, parameters=report.model.parameters // 2)
+    assert f" with {pruned.parameters:,} parameters of {report.model.parameters:,}, " in render_card(
+        report, pruned, {}
+    )
+
+
 def test_the_card_shows_every_metric(samples: ModuleType) -> None:
     target = samples.target("cpu")
     card = render_card(samples.report(target), target, {})
