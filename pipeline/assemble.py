@@ -33,7 +33,7 @@ from .outside import is_outside, note
 from .pickles import pickles_allowed
 from .steps import LOAD
 from .trunk import LOAD_QUANTIZED, Trunk
-from .weight_patterns import check_weight_patterns
+from .weight_patterns import check_trained_patterns, check_weight_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -70,6 +70,7 @@ def graph_of(recipe: Recipe, host: hosts.Host | None = None) -> Graph:
     made = build_graph(replace(recipe, model=str(directory), settings=settings), facts[LOAD], host, facts)
     if not is_outside(facts[LOAD]):
         check_weight_patterns(made, found)
+        check_trained_patterns(made, found)
         require_accepted(made, found)
     return replace(made, sources=facts)
 

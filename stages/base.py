@@ -21,10 +21,12 @@ from ..artifacts.entry_points import entry_points
 from ..artifacts.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from ..artifacts.manifest import Artifact
     from ..artifacts.outbox import Outbox
+    from .model.checkpoint import Checkpoint
     from .model.families import Architecture
     from .model.quantized import WeightSpec
 
@@ -256,6 +258,7 @@ class Stage(Generic[P]):
     preflight: Callable[[P, Mapping[str, Path]], None] | None = None
     takes_compact: bool = False
     makes_compact: bool = False
+    parameters: Callable[[P, Checkpoint], Collection[str] | None] | None = None
 
     def kinds_of(self, name: str) -> tuple[str, ...] | None:
         """The artifact kinds that the input called ``name`` takes; None for an input that there is not."""
@@ -288,6 +291,7 @@ def stage(
     preflight: Callable[[P, Mapping[str, Path]], None] | None = None,
     takes_compact: bool = False,
     makes_compact: bool = False,
+    parameters: Callable[[P, Checkpoint], Collection[str] | None] | None = None,
 ) -> Callable[[Callable[[Context[P]], Result]], Stage[P]]:
     """Makes a :class:`Stage` of the function below it.
 
@@ -309,6 +313,8 @@ def stage(
     preflight: its parameters, and input name → directory of a checkpoint, asked at plan time where all inputs
     are at hand; raises InputError for inputs that will not do, from their headers, configs and tokenizers.
     takes_compact, makes_compact: see :class:`Stage` and `model/families/compact.py`.
+    parameters: of a stage that trains, what all that may train is called, from its parameters and the headers
+    of the checkpoint that comes in, or of one with its names and more; None where these do not tell.
     """
 
     def wrap(function: Callable[[Context[P]], Result]) -> Stage[P]:
@@ -316,7 +322,7 @@ def stage(
             name, params, inputs, output, version, determinism, tools, summary, function,
             function.__module__, host_bound, requires, exclusive, reads, formats, estimate,
             any_architecture, accepts, versions, many or {}, expand, same_function, preflight,
-            takes_compact, makes_compact,
+            takes_compact, makes_compact, parameters,
         )  # fmt: skip
 
     return wrap

@@ -90,6 +90,16 @@ def preflight(params: DistillParams, directories: Mapping[str, Path]) -> None:
     check_pair(Checkpoint.open(directories["model"]), Checkpoint.open(directories[TEACHER]), params)
 
 
+def parameters(_params: DistillParams, source: Checkpoint) -> tuple[str, ...] | None:
+    """What trains: weights, and what may take their states to the width of the teacher's."""
+    from ..train.names import parameter_names
+
+    names, model = parameter_names(source), source.architecture
+    count = len(model.layers) + (len(model.encoder.layers) if model.encoder else 0)
+    adapters = (f"objective.states.adapters.{number}.weight" for number in range(count))
+    return None if names is None else (*names, *adapters)
+
+
 @stage(
     "distill",
     params=DistillParams,
@@ -102,6 +112,7 @@ def preflight(params: DistillParams, directories: Mapping[str, Path]) -> None:
     requires=requirements,
     expand=expand,
     preflight=preflight,
+    parameters=parameters,
 )
 def run(context: Context[DistillParams]) -> Result:
     """Trains the checkpoint `model` against `teacher` and writes it in its own dtypes.

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ..model.checkpoint import Checkpoint
+
 
 @dataclass(frozen=True)
 class FinetuneParams(TrainParams):
@@ -26,6 +28,13 @@ def preflight(_params: FinetuneParams, directories: Mapping[str, Path]) -> None:
     require_predicting("finetune.full", Checkpoint.open(directories["model"]))
 
 
+def parameters(_params: FinetuneParams, source: Checkpoint) -> tuple[str, ...] | None:
+    """What trains."""
+    from ..train.names import parameter_names
+
+    return parameter_names(source)
+
+
 @stage(
     "finetune.full",
     params=FinetuneParams,
@@ -37,6 +46,7 @@ def preflight(_params: FinetuneParams, directories: Mapping[str, Path]) -> None:
     summary="Train all weights on the next token of a text; never worse by the selection text than before",
     requires=requirements,
     preflight=preflight,
+    parameters=parameters,
 )
 def run(context: Context[FinetuneParams]) -> Result:
     """Trains the checkpoint `model` and writes it in its own dtypes.

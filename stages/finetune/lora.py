@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ..model.checkpoint import Checkpoint
+
 
 @dataclass(frozen=True)
 class LoraParams(TrainParams):
@@ -55,6 +57,13 @@ def preflight(_params: LoraParams, directories: Mapping[str, Path]) -> None:
     require_predicting("finetune.lora", Checkpoint.open(directories["model"]))
 
 
+def parameters(_params: LoraParams, source: Checkpoint) -> tuple[str, ...] | None:
+    """What trains: two matrices in the place of a weight."""
+    from ..train.names import low_rank_names
+
+    return low_rank_names(source)
+
+
 @stage(
     "finetune.lora",
     params=LoraParams,
@@ -66,6 +75,7 @@ def preflight(_params: LoraParams, directories: Mapping[str, Path]) -> None:
     summary="Train low-rank changes of the maps on the next token of a text, and fold them into the weights",
     requires=requirements,
     preflight=preflight,
+    parameters=parameters,
 )
 def run(context: Context[LoraParams]) -> Result:
     """Trains the checkpoint `model` and writes it with its changes, in its own dtypes.

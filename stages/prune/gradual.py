@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ..model.checkpoint import Checkpoint
+
 TEACHER = "teacher"
 
 
@@ -71,6 +73,13 @@ def preflight(params: GradualParams, directories: Mapping[str, Path]) -> None:
     check_teacher(params, source, Checkpoint.open(teacher) if teacher else None)
 
 
+def parameters(_params: GradualParams, source: Checkpoint) -> tuple[str, ...] | None:
+    """What trains."""
+    from ..train.names import parameter_names
+
+    return parameter_names(source)
+
+
 @stage(
     "prune.gradual",
     params=GradualParams,
@@ -84,6 +93,7 @@ def preflight(params: GradualParams, directories: Mapping[str, Path]) -> None:
     requires=requirements,
     expand=expand,
     preflight=preflight,
+    parameters=parameters,
 )
 def run(context: Context[GradualParams]) -> Result:
     """Prunes the checkpoint `model` by the cubic schedule of arXiv:1710.01878 and writes it in its dtypes.

@@ -17,6 +17,7 @@ from .formats import BITS, FLOAT_BITS, GROUP_SIZES, Choice, choose
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..model.checkpoint import Checkpoint
     from ..model.families import Architecture
     from ..model.quantized import WeightSpec
 
@@ -120,6 +121,13 @@ def preflight(params: QatParams, directories: Mapping[str, Path]) -> None:
     check_inputs(params, directories)
 
 
+def parameters(_params: QatParams, source: Checkpoint) -> tuple[str, ...] | None:
+    """What trains: weights, those that are rounded by another name, and what each is rounded by."""
+    from ..train.names import rounded_names
+
+    return rounded_names(source)
+
+
 @stage(
     "quantize.qat",
     params=QatParams,
@@ -134,6 +142,7 @@ def preflight(params: QatParams, directories: Mapping[str, Path]) -> None:
     formats=formats,
     expand=expand,
     preflight=preflight,
+    parameters=parameters,
 )
 def run(context: Context[QatParams]) -> Result:
     """Trains the codes that come in, or those that a checkpoint is rounded to, and writes the quantized form.
