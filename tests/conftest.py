@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     import torch
     from ingot.artifacts.manifest import Artifact
     from ingot.artifacts.store import Store
+    from ingot.pipeline.events import Emit
+    from ingot.pipeline.executor import Ended
+    from ingot.pipeline.job import Job
+    from ingot.pipeline.ledger import Capacity
 
 VOCABULARY = 320
 CONTEXT = 128
@@ -449,6 +456,65 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory) -> RunStage:
             return outbox.publish(stage.output, result.facts)
 
     return run
+
+
+class OneProcess:
+    """An executor whose jobs run in this process, one after another, where their libraries are loaded.
+
+    A worker's process spends most of a tiny model's node on importing them.  It is for tests of what a run
+    makes; those of the command line, of workers and of `LocalExecutor` start real ones.
+    """
+
+    def __init__(self, *, memory_bytes: int | None = None, cores: int | None = None) -> None:
+        self._memory_bytes, self._cores = memory_bytes, cores
+        self._turn = threading.Lock()
+
+    def capacity(self) -> Capacity:
+        from ingot.pipeline import memory
+        from ingot.pipeline.ledger import Capacity
+        from ingot.targets import host
+
+        return Capacity(self._cores or host.probe().cores, self._memory_bytes or memory.default_bound())
+
+    def submit(self, job: Job, emit: Emit) -> Turn:
+        return Turn(job, emit, self._turn)
+
+    def close(self) -> None:
+        """Nothing runs that nobody waits for."""
+
+
+class Turn:
+    """A job that runs when somebody waits for it, and no other does."""
+
+    def __init__(self, job: Job, emit: Emit, lock: threading.Lock) -> None:
+        self.job, self.emit, self.lock = job, emit, lock
+
+    def wait(self) -> Ended:
+        from ingot.pipeline import memory
+        from ingot.pipeline.executor import Ended
+        from ingot.pipeline.worker import Reporter, perform
+
+        reporter = Reporter(self.job.node, descriptor=-1)
+        reporter.send = self.emit  # type: ignore[method-assign]
+        self.job.log.touch()
+        # A worker's warnings go to its log.
+        with self.lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            began, spent = time.perf_counter(), time.process_time()
+            perform(self.job, reporter).write(self.job.directory)
+            seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - spent
+        return Ended(0, seconds, cpu_seconds, memory.resident_bytes())
+
+
+@pytest.fixture(scope="session")
+def one_process_executor() -> type[OneProcess]:
+    return OneProcess
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes of this test's runs are built in this process."""
+    monkeypatch.setattr("ingot.pipeline.run.LocalExecutor", OneProcess)
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ def test_importing_ingot_imports_no_library():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.usefixtures("one_process")
 def test_plan_touches_nothing_and_run_does_what_it_said(arguments, tmp_path):
     planned = ingot.plan(**arguments)
     assert {str(decision.state) for decision in planned.decisions.values()} == {"run", "pending"}
@@ -69,6 +70,7 @@ def test_the_python_run_and_the_command_line_run_are_one(arguments, tmp_path):
     assert "running" not in done.stderr
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_notebook_shows_a_table_of_targets_and_metrics(arguments, tmp_path):
     run = ingot.run(**arguments, out=tmp_path / "out")
     cells: list[str] = []

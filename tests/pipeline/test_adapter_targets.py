@@ -20,6 +20,8 @@ SENTENCE = "The river ran past mill number {} and the road ran with the river to
 TEXT = "\n<|endoftext|>\n".join(SENTENCE.format(number) * 4 for number in range(12))
 CHANGED = "model.layers.0.mlp.up_proj.weight"
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 @pytest.fixture
 def tuned(tiny_checkpoint: Any, tmp_path: Path) -> Path:

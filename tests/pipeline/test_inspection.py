@@ -121,6 +121,7 @@ def test_tensors_of_all_layers_are_one_line_and_nothing_is_left_out(tiny_checkpo
     assert (queries.name, queries.count) == ("model.layers.*.self_attn.q_proj.weight", 2)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_what_a_target_would_deliver_is_what_it_delivers(tiny_checkpoint, store, tmp_path):
     from ingot.pipeline.recipe import recipe_from_options
     from ingot.pipeline.run import RunOptions, run

@@ -54,8 +54,10 @@ def run(tmp_path: Path, **arguments: Any) -> Any:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "bert"])
 def test_three_siblings_are_merged_exported_and_gated_by_one_recipe(
-    family: str, siblings: Any, tmp_path: Path
+    family: str, siblings: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    if family != "llama":  # whose nodes workers build
+        request.getfixturevalue("one_process")
     first, second, third = siblings(family, 3)
     models = [{"model": str(second), "weight": 0.5}, {"model": str(third), "weight": 0.5}]
     merge = {"method": "ties", "models": models, "density": 0.6}
@@ -71,6 +73,7 @@ def test_three_siblings_are_merged_exported_and_gated_by_one_recipe(
     )
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_mergekit_file_stands_in_place_of_a_recipe(siblings: Any, tmp_path: Path) -> None:
     first, second = siblings("llama", 2)
     path = tmp_path / "merge.yaml"
@@ -83,6 +86,7 @@ def test_a_mergekit_file_stands_in_place_of_a_recipe(siblings: Any, tmp_path: Pa
     assert planned.graph.nodes["merge"].inputs == {"model1": "load", "model2": f"load-{second.name}"}
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_searched_merge_names_its_texts_in_the_report(siblings: Any, tmp_path: Path) -> None:
     first, second = siblings("llama", 2)
     texts = [tmp_path / "one.txt", tmp_path / "two.txt"]
@@ -99,6 +103,7 @@ def test_a_searched_merge_names_its_texts_in_the_report(siblings: Any, tmp_path:
     assert done.verdict == "pass"
 
 
+@pytest.mark.usefixtures("one_process")
 def test_held_out_texts_are_found_beside_the_recipe(siblings: Any, tmp_path: Path) -> None:
     first, second = siblings("llama", 2)
     place = tmp_path / "place"

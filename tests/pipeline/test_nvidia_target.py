@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SENTENCE = "The river ran past mill number {} and the road ran with the river to the town. "
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 @pytest.mark.skipif(bool(gpu.probe()), reason="a GPU is here, which the target would be measured on")
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "bert"])

@@ -70,6 +70,7 @@ def test_merge_prune_distill_quantize_export_and_gate_are_one_recipe(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
 def test_prune_distill_train_codes_export_and_gate_are_one_recipe(
     tiny_checkpoint: Any, tmp_path: Path
 ) -> None:

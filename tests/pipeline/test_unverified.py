@@ -30,6 +30,8 @@ SENTENCE = "The river ran past mill number {} and the road ran with the river to
 TEXT = "\n<|endoftext|>\n".join(SENTENCE.format(number) * 4 for number in range(12))
 PHONE = Requirement("a phone", met=False, fix="plug one in", is_device=True)
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 @pytest.fixture
 def arguments(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import io
 import json
 import os
 import random
@@ -114,6 +116,26 @@ class Workplace:
 
     def run(self, *arguments: str, **environment: str) -> Ended:
         return self.ingot(*self.command, *arguments, **environment)
+
+    def run_here(self, executor: type) -> Ended:
+        """The same in this process, where an executor of that class builds the nodes."""
+        from ingot.pipeline.cli import main
+
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ingot.pipeline.run.LocalExecutor", executor)
+            patch.chdir(self.directory)
+            patch.setenv("GITHUB_STEP_SUMMARY", "")
+            for name in [name for name in os.environ if name.startswith("INGOT_")]:
+                patch.delenv(name)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                with pytest.raises(SystemExit) as ended:
+                    main(list(self.command))
+                out.flush(), err.flush()
+        signal.signal(signal.SIGTERM, handler)
+        told, progress = (stream.buffer.getvalue().decode() for stream in (out, err))
+        return Ended(int(ended.value.code or 0), told, progress)
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -272,11 +294,15 @@ def text(held_out: str, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def built(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[..., Path], held_out: str
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Callable[..., Path],
+    held_out: str,
+    one_process_executor: type,
 ) -> Callable[[str], tuple[Workplace, Ended]]:
     """A factory: the workplace of a family's three targets, built once a session, and how that ended.
 
-    Copy it (see `workplace`) to change anything in it.
+    Workers build the tiny Llama's, this process those of the other families.  Copy it (see `workplace`) to
+    change anything in it.
     """
     made: dict[str, tuple[Workplace, Ended]] = {}
 
@@ -290,7 +316,8 @@ def built(
                 f"{MEASURE}{gates}"
             )
             workplace = Workplace(directory)
-            made[family] = workplace, workplace.run()
+            ended = workplace.run() if family == "llama" else workplace.run_here(one_process_executor)
+            made[family] = workplace, ended
         return made[family]
 
     return build
