@@ -304,6 +304,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+# Tests of these folders start with each other's builds, or take the longest: they come first, the short last.
+TOGETHER = "tests/pipeline/cli/"
+FIRST = (TOGETHER, "tests/test_", "tests/pipeline/", "tests/stages/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hands whole files to the workers, so that what the tests of a file share is made once.
+
+    Returns None, which leaves it to pytest-xdist, where another distribution than its default is asked for.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return TOGETHER if path.startswith(TOGETHER) else path
+
+        def _assign_work_unit(self, node: Any) -> None:
+            def place(scope: str) -> int:
+                return next((at for at, first in enumerate(FIRST) if scope.startswith(first)), len(FIRST))
+
+            self.workqueue.move_to_end(min(self.workqueue, key=place), last=False)
+            super()._assign_work_unit(node)
+
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> tokenizers.Tokenizer:
     """A byte-level BPE with 320 tokens: 4 special ones, 256 bytes and 60 merges."""
