@@ -39,9 +39,7 @@ def gathered(
 def test_widths_and_layers_are_told_in_a_line() -> None:
     facts = {"widths": WIDTHS, "layers_before": 3, "layers_dropped": [1]}
     (found,) = gathered(facts, {"influence": INFLUENCE})
-    assert found.summary == (
-        "FFN features 1,536 → 768; groups of heads 4 → 3; layers 3 → 2, without 1"
-    )
+    assert found.summary == ("FFN features 1,536 → 768; groups of heads 4 → 3; layers 3 → 2, without 1")
     assert found.influence[1] == pruned.Influence(1, 0.02, True)
     assert found.widths[0] == pruned.WidthChange("FFN features", 0, 1536, 768)
 
