@@ -38,8 +38,9 @@ class Seen:
     onto: torch.Tensor | None = None
 
 
-Run = Generator[Seen, None, torch.Tensor]
-Shown = Generator[Seen, None, torch.Tensor]
+# What is sent back, [rows, features], is what the maps are to read in place of their input; None leaves it.
+Run = Generator[Seen, torch.Tensor | None, torch.Tensor]
+Shown = Generator[Seen, torch.Tensor | None, torch.Tensor]
 
 
 def finish(run: Run) -> torch.Tensor:
@@ -101,15 +102,14 @@ class Blocks:
     def show(
         self, linears: tuple[Linear, ...], value: torch.Tensor, onto: torch.Tensor | None = None
     ) -> Shown:
-        """Stops at the weights of linear maps that read ``value``, and gives it as it is held.
-
-        onto: see :class:`Seen`.
+        """Stops at the weights of linear maps that read ``value``, and gives it as it is held, or what
+        is sent in its place.  onto: see :class:`Seen`.
         """
         value = self.keep(self._cast(value))
         entries = tuple(linear.entry for linear in linears)
         flat = None if onto is None or linears[0].first is not None else onto.reshape(-1, onto.shape[-1])
-        yield Seen(entries, value.reshape(-1, value.shape[-1]), flat)
-        return value
+        sent = yield Seen(entries, value.flatten(0, -2), flat)
+        return value if sent is None else sent.reshape(*value.shape[:-1], sent.shape[-1])
 
     def _cast(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.tensors.dtype)
@@ -180,7 +180,7 @@ class Blocks:
 
     def _projected(
         self, form: Attention, value: torch.Tensor, source: torch.Tensor
-    ) -> Generator[Seen, None, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    ) -> Generator[Seen, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Query, key and value, [batch, length, heads, head_dim] each."""
         model = self.model
         width, heads = model.head_dim, (model.heads, model.kv_heads, model.kv_heads)

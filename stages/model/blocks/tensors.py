@@ -66,8 +66,12 @@ class BlockTensors:
         return weight.T.contiguous() if linear.stored_in_out else weight
 
     def replace(self, linear: Linear, weight: torch.Tensor) -> None:
-        """Lets the network compute with ``weight`` [out, in] from here on."""
+        """Lets the network compute with ``weight`` [out, in] from here on; it may have another shape."""
         self._held[linear.name] = weight.to(self.device, self.dtype)
+
+    def replace_vector(self, name: str, value: torch.Tensor) -> None:
+        """Lets the network compute with another bias from here on, float32."""
+        self._held[name] = value.to(self.device)
 
     def given(self, _linear: Linear, value: torch.Tensor) -> torch.Tensor:
         """What a linear map gave, to go on with; for those who look at it."""

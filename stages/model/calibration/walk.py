@@ -16,7 +16,7 @@ import torch
 
 from ....artifacts.errors import StageError
 from ....artifacts.tensors import TensorSource
-from ..blocks.layer import Seen
+from ..blocks.layer import Keep, Seen
 from ..blocks.network import Batch, State, advance, steps
 from ..blocks.tensors import BlockTensors
 from ..families import Architecture, Linear
@@ -39,7 +39,8 @@ class Stop:
 
     inputs: it, batch by batch, [rows, in_features] in the walk's dtype.  exact: the same in the network whose
     weights nothing has replaced; None unless the visitor asks for it, and for the experts of mixtures, whose
-    rows differ between the two.  tensors: to read and replace the maps' weights.  onto: what the one map's
+    rows differ between the two.  tensors: to read and replace the maps' weights.  keep: is given every tensor
+    by batch that a visitor holds, and gives what to hold in its place.  onto: what the one map's
     output is added to, float32 [rows, hidden], or None; see :class:`Seen`.  exact_onto: the same of the other
     network, where ``exact`` is there too.
     """
@@ -49,6 +50,7 @@ class Stop:
     exact: tuple[torch.Tensor, ...] | None
     tensors: BlockTensors
     pool: ThreadPoolExecutor
+    keep: Keep
     onto: tuple[torch.Tensor, ...] | None = None
     exact_onto: tuple[torch.Tensor, ...] | None = None
 
@@ -73,8 +75,10 @@ class Visitor(Protocol):
     def compares(self) -> bool:
         """Whether :attr:`Stop.exact` is needed."""
 
-    def visit(self, stop: Stop) -> None:
-        """Looks at a stop, and replaces weights."""
+    def visit(self, stop: Stop) -> Sequence[torch.Tensor] | None:
+        """Looks at a stop, and replaces weights; what they are to read instead, [rows, features] by batch, or
+        None for what they read.
+        """
 
     def collect(self) -> tuple[Results, Mapping[str, object]]:
         """Tensors made since it was last asked, and what was observed of them, by tensor."""
@@ -160,9 +164,11 @@ class Walk:
         for stream in streams:
             stream.clear()
         left = {linear.name for linear in step.linears} & set(visitor.wanted)
+        sent: Sequence[torch.Tensor] | None = None
         try:
             while True:
-                found = [_advance(stream, step, pool) for stream in runs]
+                found = [_advance(stream, step, pool, sent if stream is runs[0] else None) for stream in runs]
+                sent = None
                 if not isinstance(found[0][0], Seen):
                     return [
                         [advance(step, *pair) for pair in zip(stream, results, strict=True)]
@@ -172,7 +178,7 @@ class Walk:
                 if not left.isdisjoint(linear.name for linear in stop.linears):
                     for due in uses.due(stop):
                         if any(linear.name in visitor.wanted for linear in due.linears):
-                            visitor.visit(due)
+                            sent = visitor.visit(due) or sent
                     left -= {linear.name for linear in stop.linears}
                     if is_last and not left:
                         return []
@@ -188,17 +194,29 @@ class Walk:
         exact = inputs[1] if len(inputs) > 1 and not is_routed else None
         onto = [tuple(seen.onto for seen in stream if seen.onto is not None) or None for stream in found]
         return Stop(
-            linears, inputs[0], exact, tensors, pool, onto[0], onto[-1] if exact is not None else None
+            linears,
+            inputs[0],
+            exact,
+            tensors,
+            pool,
+            self.shelf.keep,
+            onto[0],
+            onto[-1] if exact is not None else None,
         )
 
 
-def _advance(runs: Sequence[Run], step: Step, pool: ThreadPoolExecutor) -> list[Any]:
-    """Takes all coroutines to their next stop: what they show, or behind the last, what they gave."""
+def _advance(
+    runs: Sequence[Run], step: Step, pool: ThreadPoolExecutor, sent: Sequence[torch.Tensor] | None
+) -> list[Any]:
+    """Takes all coroutines to their next stop: what they show, or behind the last, what they gave.
 
-    def on(run: Run) -> Any:
+    sent: what each is to read in place of what it showed last.
+    """
+
+    def on(run: Run, instead: torch.Tensor | None) -> Any:
         with torch.inference_mode():
             try:
-                seen = next(run)
+                seen = run.send(instead)
             except StopIteration as end:
                 return end.value
             if not torch.isfinite(seen.inputs.sum(dtype=torch.float32)):
@@ -210,7 +228,7 @@ def _advance(runs: Sequence[Run], step: Step, pool: ThreadPoolExecutor) -> list[
                 )
         return seen
 
-    return list(pool.map(on, runs))
+    return list(pool.map(on, runs, sent or (None,) * len(runs)))
 
 
 def _quiet() -> None:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from ingot.stages.model.blocks.layer import Seen
 
 
-def walk(directory: Path, visit: Callable[[Any, Seen], None] | None = None, length: int = 40) -> Any:
-    """What the blocks make of one batch; ``visit`` is shown the tensors and every stop."""
+def walk(directory: Path, visit: Callable[[Any, Seen], Any] | None = None, length: int = 40) -> Any:
+    """What the blocks make of one batch; ``visit`` is shown the tensors and every stop, and gives what
+    is read there instead, or None.
+    """
     import torch
     from ingot.stages.model.blocks.network import State, advance, steps
     from ingot.stages.model.blocks.tensors import BlockTensors
@@ -29,15 +31,14 @@ def walk(directory: Path, visit: Callable[[Any, Seen], None] | None = None, leng
     state = State(torch.empty(0))
     with torch.inference_mode():
         for step in steps(checkpoint.architecture):
-            run = step.run(tensors, lambda tensor: tensor, batch, state)
+            run, sent = step.run(tensors, lambda tensor: tensor, batch, state), None
             while True:
                 try:
-                    seen = next(run)
+                    seen = run.send(sent)
                 except StopIteration as stop:
                     state = advance(step, state.memory, stop.value)
                     break
-                if visit is not None:
-                    visit(tensors, seen)
+                sent = None if visit is None else visit(tensors, seen)
             tensors.release()
     return state.hidden
 
@@ -122,6 +123,45 @@ def test_a_weight_that_is_replaced_at_its_stop_counts_from_there_on(
             tensors.replace(linear, tensors.original(linear) * 0.5)
 
     torch.testing.assert_close(walk(source, visit), expected(changed, family), rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "phi", "bert"])
+def test_features_that_nobody_computed_can_be_sent_where_they_are_read(
+    family: str, tiny_checkpoint: Any
+) -> None:
+    """Every other feature by zeros in what reads them, or with none computed and those that count sent."""
+    import torch
+    from ingot.stages.model.checkpoint import Checkpoint
+
+    directory = tiny_checkpoint(family)
+    model = Checkpoint.open(directory).architecture
+    forms = [form for layer in model.layers for form in layer.feed_forward.blocks]
+    exits = {form.down.name for form in forms}
+    entries = {linear for form in forms for linear in form.linears[:-1]}
+    active: dict[str, torch.Tensor] = {}
+
+    def zero(tensors: Any, seen: Seen) -> None:
+        for linear in seen.linears:
+            if linear.name in exits:
+                active[linear.name] = seen.inputs.clone()
+                weight = tensors.original(linear).clone()
+                weight[:, 1::2] = 0
+                tensors.replace(linear, weight)
+
+    def send(tensors: Any, seen: Seen) -> torch.Tensor | None:
+        for linear in seen.linears:
+            if linear in entries:
+                tensors.replace(linear, tensors.original(linear)[:0])
+                if linear.bias is not None:
+                    tensors.replace_vector(linear.bias, tensors.vector(linear.bias)[:0])
+            if linear.name in exits:
+                assert seen.inputs.shape == (len(active[linear.name]), 0)
+                tensors.replace(linear, tensors.original(linear)[:, ::2])
+                return active[linear.name][:, ::2]
+        return None
+
+    torch.testing.assert_close(walk(directory, zero), walk(directory, send), rtol=1e-5, atol=1e-5)
+    assert active.keys() == exits
 
 
 def test_a_longer_context_than_the_original_rotates_by_the_long_factors(
