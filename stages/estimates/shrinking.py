@@ -35,12 +35,12 @@ def structured(params: Any, work: Work) -> Estimate:
     looks = 0 if params.calibration is None else scored + (params.layers is not None) + 3 * params.refit
     if params.calibration is not None and params.refit and params.ffn is not None:
         # Features that stay go forth and back, and are one part of the network.
-        looks += 2 if params.feature_epochs is None else 2 * params.feature_epochs
+        looks += 0.6 * (2 if params.feature_epochs is None else params.feature_epochs)
     seconds = 5e-11 * looks * work.parameters * params.samples * params.window
     once = pruned(params, work)
     tokens = 0 if params.calibration is None else params.samples * params.window
     # Measured from 64 to 256 windows of an 8M model: the states of two networks, and what feed-forwards give.
-    held = int((30 if params.refit else 8) * FLOAT32 * tokens * (work.parameters / 100) ** 0.5)
+    held = int((22 if params.refit else 8) * FLOAT32 * tokens * (work.parameters / 100) ** 0.5)
     kept = min(held, params.activation_budget_mb * MB)
     return replace(
         once,

@@ -13,12 +13,13 @@ import torch
 from ..model.calibration.fallbacks import describe_fallbacks
 from .features import FeatureTrainer
 from .importance import added, by_weight, importance, most_important
-from .refit import KEPT, RefitVisitor, damped_cholesky
+from .least_squares import damped_cholesky
+from .refit import KEPT, RefitVisitor
 from .single import has_single_reader
 from .surgeon import surviving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from ..model.calibration.walk import Stop
     from ..model.channels import Group
     from ..model.checkpoint import Checkpoint
-    from .refit import Choose
+    from ..model.families import Architecture
+    from .least_squares import Choose
 
     Indices = npt.NDArray[np.int64]
     Counts = Sequence[tuple[Group, int]]
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     Energies = Mapping[str, npt.NDArray[np.float64]]
 
 ACTIVATION, OBS = "activation", "obs"
+# Kinds of what is added to the state, which leave its own width as it is.
+ADDED = ("heads", "ffn")
+# Of training the features that stay, where nothing is said.
+FEATURE_EPOCHS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +95,14 @@ def _fitted(
     """By map: the inputs that stay, the fitted weight, and what was observed."""
     from ..model.calibration.calibrate import calibrate
 
-    params, tensors = context.params, source.tensors
-    epochs = 1 if params.feature_epochs is None else params.feature_epochs
-    trainer = FeatureTrainer(tensors, source.architecture, ways, epochs, context.seed, context.threads)
-    visitor = RefitVisitor(tensors, ways, params.damp_percent, trainer if epochs else None)
+    params, tensors, model = context.params, source.tensors, source.architecture
+    epochs = FEATURE_EPOCHS if params.feature_epochs is None else params.feature_epochs
+    trainer = None
+    if epochs:
+        seed, threads = context.seed, context.threads
+        trainer = FeatureTrainer(tensors, model, ways, epochs, params.damp_percent, seed, threads)
+    whole = set(_outputs(model)) - set(ways) if part in ADDED else ()
+    visitor = RefitVisitor(tensors, ways, params.damp_percent, whole, trainer)
     journal = calibrate(context, source, visitor, f"{part}-refit")
     evidence, results = journal.evidence(), journal.results()
     if remark := describe_fallbacks(evidence, "cut without fitting"):
@@ -131,6 +141,15 @@ def _at_stop(
         return _inputs(surviving(whole, lower, count, group.width), group.width)
     within = hessian.view(group.count, group.width, group.count, group.width).diagonal(dim1=0, dim2=2)
     return _inputs(most_important(added(weight, within.permute(2, 0, 1)), count), group.width)
+
+
+def _outputs(model: Architecture) -> Iterator[str]:
+    """The names of maps that add what attention gives to the state."""
+    for half in (model.encoder, model):
+        for layer in half.layers if half is not None else ():
+            for attention in (layer.attention, layer.cross_attention):
+                if attention is not None and attention.output.first is None:
+                    yield attention.output.name
 
 
 def _inputs(channels: Indices, width: int) -> Indices:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 # Rows of a step, and the steps that the rate takes to rise.
-ROWS = 512
+ROWS = 256
 WARM_UP = 10
 # Of the root mean square of a map's weights, divided by the root of its inputs: what a weight moves by in a
 # step at first. Half and twice as much gave back less.
 RATE = 0.4
 BETAS = (0.9, 0.98)
-# Rows of which the error is taken at once.
+# Rows that are gathered, or whose error is taken, at once; whole steps of them.
 CHUNK = 4096
 
 
@@ -56,6 +56,12 @@ class Features:
     def given(self, rows: torch.Tensor) -> torch.Tensor:
         """[rows, in] → [rows, out]."""
         return functional.linear(self.active(rows), self.down)
+
+    def some(self, which: torch.Tensor, down: torch.Tensor) -> Features:
+        """Those of them that ``which`` names, int64 [kept], taken up by ``down`` [out, kept]."""
+        others = (self.gate, self.up_bias, self.gate_bias)
+        gate, *biases = (None if each is None else each[which] for each in others)
+        return Features(self.up[which], down, self.activation, gate, *biases)
 
     def of(self, maps: Sequence[torch.Tensor]) -> Features:
         """The same with other :attr:`maps`."""
@@ -89,17 +95,18 @@ class Rows:
         return int(self._ends[-1])
 
     def at(self, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets of some, float32, in ascending order. which: int64 [rows]."""
-        ordered = which.sort().values
+        """Inputs and targets of some, float32, in their order. which: int64 [rows]."""
+        ordered, order = which.sort()
         counts = torch.bincount(torch.searchsorted(self._ends, ordered, right=True)).tolist()
         found: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
         for number, part in enumerate(torch.split(ordered, counts)):
             if len(part):
                 start = int(self._ends[number - 1]) if number else 0
                 for kind, batch in zip(found, self._batches[number], strict=True):
-                    kind.append(batch[(part - start).to(batch.device)].float())
+                    kind.append(batch.index_select(0, (part - start).to(batch.device)).float())
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
         given, wanted = (torch.cat(each) for each in found)
-        return given, wanted
+        return given[place], wanted[place]
 
 
 def imitate(features: Features, rows: Rows, which: torch.Tensor, epochs: int, seed: int) -> Features:
@@ -112,15 +119,16 @@ def imitate(features: Features, rows: Rows, which: torch.Tensor, epochs: int, se
         own = features.of(maps)
         rates = [RATE * float(each.detach().square().mean().sqrt()) / each.shape[1] ** 0.5 for each in maps]
         optimizer = torch.optim.Adam(
-            [{"params": [each], "lr": rate} for each, rate in zip(maps, rates, strict=True)], betas=BETAS
+            [{"params": [each], "lr": rate} for each, rate in zip(maps, rates, strict=True)],
+            betas=BETAS,
+            fused=True,
         )
-        drawn, unit = list(_draws(which, epochs, seed)), None
-        for step, some in enumerate(drawn):
-            share = min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / len(drawn))) / 2
+        steps, unit = epochs * math.ceil(len(which) / ROWS), None
+        for step, (given, wanted) in enumerate(_draws(rows, which, epochs, seed)):
+            share = min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = share * rate
-            given, wanted = rows.at(some)
-            error = (own.given(given) - wanted).square().sum() / len(some)
+            error = (own.given(given) - wanted).square().sum() / len(given)
             unit = unit or max(float(error.detach()), 1e-30)
             torch.autograd.backward(error / unit)
             optimizer.step()
@@ -128,8 +136,12 @@ def imitate(features: Features, rows: Rows, which: torch.Tensor, epochs: int, se
         return features.of([each.detach() for each in maps])
 
 
-def _draws(rows: torch.Tensor, epochs: int, seed: int) -> Iterator[torch.Tensor]:
-    """Steps of at most ROWS rows, each row once an epoch, in an order of its own."""
+def _draws(
+    rows: Rows, which: torch.Tensor, epochs: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs and targets of steps of at most ROWS rows, each row once an epoch, in an order of its own."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        yield from torch.split(rows[torch.randperm(len(rows), generator=generator)], ROWS)
+        for some in torch.split(which[torch.randperm(len(which), generator=generator)], CHUNK):
+            given, wanted = rows.at(some)
+            yield from zip(torch.split(given, ROWS), torch.split(wanted, ROWS), strict=True)
