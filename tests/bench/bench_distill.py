@@ -86,11 +86,16 @@ def _training(options: argparse.Namespace, selection: Path, length: str) -> dict
 
 
 LENGTHS: Mapping[str, Mapping[str, object]] = {
-    "short": {"steps": 10, "evaluate_every": 10, "learning_rate": 1e-4},
+    "short": {"steps": 5, "evaluate_every": 5, "learning_rate": 1e-4},
     "long": {"steps": 90, "evaluate_every": 45},
 }
+# What is cut and trained layer by layer before: windows of calibration, and how often they are gone through.
+CUTS: Mapping[str, Mapping[str, object]] = {
+    "short": {"samples": 224, "feature_epochs": 1},
+    "long": {"samples": 256, "feature_epochs": 2},
+}
 PRUNED, REFIT, OBS, TRAINED, CE, SCRATCH, CONTROL = (
-    "half of the features", "the same, refitted", "chosen by obs, refitted", "and trained, layer by layer",
+    "half of the features", "the same, refitted", "chosen by obs, refitted", "and trained by layers, {}",
     "cross-entropy, the same tokens", "from random weights", "dense, the same steps",
 )  # fmt: skip
 
@@ -99,17 +104,21 @@ def _chains(options: argparse.Namespace, selection: Path, workdir: Path) -> dict
     """What is run, by row: stages with their parameters."""
     sampled = {"calibration": str(options.training.absolute()), "samples": 64, "compute_dtype": "float32"}
     fitted = {"ffn": 0.5, **sampled, "feature_epochs": 0}
-    cut = ("prune.structured", {"ffn": 0.5, "scoring": "obs", **sampled, "samples": 256})
+    cuts = {
+        length: ("prune.structured", {"ffn": 0.5, "scoring": "obs", **sampled, **CUTS[length]})
+        for length in ((options.only,) if options.only else BARS)
+    }
     found: dict[str, Chain] = {
         PRUNED: [("prune.structured", {"ffn": 0.5, **sampled, "refit": False})],
         REFIT: [("prune.structured", fitted)],
         OBS: [("prune.structured", {**fitted, "scoring": "obs"})],
-        TRAINED: [cut],
     }
-    for length in (options.only,) if options.only else BARS:
+    for length, cut in cuts.items():
+        found[TRAINED.format(length)] = [cut]
         training = _training(options, selection, length)
         found[f"distilled, {length}"] = [cut, ("distill", {"teacher": "teacher", "hidden": 0.0, **training})]
-    training = {**_training(options, selection, options.only or "short"), "learning_rate": 1e-4}
+    length, cut = next(iter(cuts.items()))
+    training = {**_training(options, selection, length), "learning_rate": 1e-4}
     found[CE] = [cut, ("finetune.full", training)]
     found[SCRATCH] = [cut, ("finetune.full", {**training, "learning_rate": 2e-3})]
     found[CONTROL] = [("finetune.full", training)]
