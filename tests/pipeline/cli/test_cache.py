@@ -73,7 +73,7 @@ class TestRepeats:
 
 class TestChanges:
     def test_an_evaluation_text_changed_in_place_is_measured_again_and_nothing_else_is_built(
-        self, workplace: Workplace
+        self, workplace: Workplace, one_process_executor: type
     ) -> None:
         before = verdicts(workplace)
         text = workplace.directory / "held-out.txt"
@@ -83,7 +83,7 @@ class TestChanges:
         reasons = workplace.plan()
         assert reasons["reference"]["reason"] == "the content of evaluation changed"
         assert (reasons["reference"]["state"], reasons["quality@cpu-int8"]["state"]) == ("run", "pending")
-        ended = workplace.run()
+        ended = workplace.run_here(one_process_executor)
         assert ended.code == 0
         built = {name for name, state in workplace.states().items() if state == "built"}
         assert built == {"reference", "quality@cpu-int8", "quality@cpu-int4", "quality@cpu-fp32"}

@@ -105,9 +105,9 @@ def test_quantizing_it_is_refused_before_anything_runs(
 
 
 def test_a_model_that_cannot_be_traced_ends_as_a_failed_stage_with_the_reason(
-    ingot: Ingot, tiny_checkpoint: Callable[[str], Path], text: Path
+    here: Callable[..., Ended], one_process: None, tiny_checkpoint: Callable[[str], Path], text: Path
 ) -> None:
-    ended = ingot(
+    ended = here(
         "run", "--model", tiny_checkpoint("mamba"), "--target", "cpu", "--evaluation", text, "--store", "st",
         "--out", "out", "--json",
     )  # fmt: skip
