@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import multiprocessing.connection
 import os
+import runpy
 import shutil
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -66,26 +70,78 @@ torch.save((dict(network.module.state_dict()), history.selection), job / "end.pt
 """
 
 
+# What the training imports: a server has it loaded, from which its processes are forked.
+LOADED = [
+    "ingot.stages.train.trainer",
+    "ingot.stages.train.network",
+    "transformers.models.llama.modeling_llama",
+]
+RANK = """
+import os, runpy, sys
+os.environ.update(environment)
+told = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(told, 1), os.dup2(told, 2)
+sys.argv = arguments
+runpy.run_path(arguments[0], run_name="__main__")
+"""
+
+
 @pytest.fixture(scope="module")
 def launch(tiny_checkpoint, tmp_path_factory):
-    """``(job, processes, parallel, stop=0) -> (exit status, output, directory)`` of a training by itself."""
+    """``(job, processes, parallel, stop=0) -> (exit status, output, directory)`` of a training by itself.
+
+    PyTorch's launcher starts the copies of a network; the others differ in their environment alone.
+    """
     directory = tmp_path_factory.mktemp("parallel")
-    script, text = directory / "training.py", directory / "train.txt"
+    script, rank, text = directory / "training.py", directory / "rank.py", directory / "train.txt"
     script.write_text(SCRIPT)
+    rank.write_text(RANK)
     words = TEXT.split()
     parts = [" ".join(words[(start + 3 * at) % len(words)] for at in range(60)) for start in range(20)]
     text.write_text("\n<|endoftext|>\n".join(parts))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    shared = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(LOADED)
+
+    def forked(arguments: list[str], output: Path, processes: int) -> int:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        ranks = []
+        for number in range(processes):
+            own = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(processes)}
+            environment = {**shared, **(own | place if processes > 1 else {})}
+            given = {"environment": environment, "arguments": arguments, "output": str(output)}
+            ranks.append(
+                server.Process(target=runpy.run_path, args=(str(rank),), kwargs={"init_globals": given})
+            )
+            ranks[-1].start()
+        # The first to end with an error ends the others, as PyTorch's launcher does.
+        waiting = list(ranks)
+        while waiting:
+            assert multiprocessing.connection.wait([each.sentinel for each in waiting], timeout=280), (
+                "too long"
+            )
+            waiting = [each for each in waiting if each.is_alive()]
+            if any(each.exitcode for each in ranks):
+                for each in waiting:
+                    each.kill()
+        return next((each.exitcode for each in ranks if each.exitcode), 0)
 
     @functools.cache
     def go(job: str, processes: int, parallel: str, stop: int = 0) -> tuple[int, str, Path]:
         (directory / job).mkdir(exist_ok=True)
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command += [script, tiny_checkpoint("llama"), text, directory / job, parallel, str(stop)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
-        return done.returncode, done.stdout + done.stderr, directory / job
+        arguments = [script, tiny_checkpoint("llama"), text, directory / job, parallel, stop]
+        arguments = [str(each) for each in arguments]
+        if processes > 1 and parallel == "ddp":
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command = [*launcher, f"--nproc-per-node={processes}", *arguments]
+            environment = {**os.environ, **shared}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+            return done.returncode, done.stdout + done.stderr, directory / job
+        output = directory / f"{job}-{processes}-{stop}.log"
+        status = forked(arguments, output, processes)
+        return status, output.read_text(), directory / job
 
     return go
 
