@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from ..outcome import Outcome
     from .model import TargetReport
 
-# What size is measured in: the graph and its weights, not tokenizers and configs.
-MODEL_FILES = "model."
+# What size is measured in: the graph and its weights, not tokenizers and configs. An artifact that holds the
+# model in more than one format states which of its files count.
+MODEL_FILES = ("model.",)
+STATED_FILES = "model_files"
 WEIGHT_FILES = ".safetensors"
 ADAPTER = "adapter"
 
@@ -97,4 +99,6 @@ def _bytes(artifact: Artifact) -> int:
     files = artifact.record.files
     if artifact.kind in (PLAIN, ADAPTER):
         return sum(file.size for file in files if file.path.endswith(WEIGHT_FILES))
-    return sum(file.size for file in files if file.path.startswith(MODEL_FILES))
+    stated = artifact.facts.get(STATED_FILES)
+    names = tuple(map(str, stated)) if isinstance(stated, list) else MODEL_FILES
+    return sum(file.size for file in files if file.path.startswith(names))

@@ -282,18 +282,19 @@ def _params(node: Node) -> str:
 
 
 def _portable(node: Node) -> dict[str, object]:
-    """A node's parameters as another machine understands them: files by name alone, inputs by their node."""
-    fields = schema.fields(type(node.params))
+    """A node's parameters as another machine understands them: paths by name alone, inputs by their node."""
     found: dict[str, object] = {}
     for name, value in schema.to_plain(node.params).items():
-        is_path = fields[name].metadata["is_file"] or fields[name].metadata["is_folder"]
         if name in node.inputs and value is not None:
             found[name] = node.inputs[name]
-        elif is_path and isinstance(value, list):
-            found[name] = [Path(each).name for each in value]
         else:
-            found[name] = Path(value).name if is_path and isinstance(value, str) else value
+            found[name] = [_unplaced(each) for each in value] if isinstance(value, list) else _unplaced(value)
     return found
+
+
+def _unplaced(value: object) -> object:
+    """The name of what a path of this machine leads to; anything else as it is."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _text(value: object) -> str:

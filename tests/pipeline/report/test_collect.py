@@ -224,8 +224,8 @@ class DistillLike:
 
     training: str | None = param(None, doc="", is_file=True)
     training_text: str | None = param(None, doc="", is_file=True)
-    models: tuple[str, ...] = param((), doc="", is_file=True)
-    log_directory: str | None = param(None, doc="", is_folder=True)
+    models: tuple[str, ...] = param((), doc="")
+    log_directory: str | None = param(None, doc="")
     teacher: str = param("teacher", doc="", internal=True)
     steps: int = param(60, doc="")
 
@@ -234,7 +234,7 @@ def test_parameters_are_told_without_folders_of_this_machine_and_inputs_by_their
     params = DistillLike(
         training="/home/me/a.txt",
         training_text="/home/me/b.txt",
-        models=("/home/me/c",),
+        models=("/home/me/c", "org/d"),
         log_directory="/l/logs",
     )
     origins = dict.fromkeys(
@@ -242,7 +242,7 @@ def test_parameters_are_told_without_folders_of_this_machine_and_inputs_by_their
     )
     node = Node("distill", "distill", params, {"model": "prune", "teacher": "load"}, origins=origins)
     assert collect._portable(node) == {
-        "training": "a.txt", "training_text": "b.txt", "models": ["c"], "log_directory": "logs",
+        "training": "a.txt", "training_text": "b.txt", "models": ["c", "org/d"], "log_directory": "logs",
         "teacher": "load", "steps": 60,
     }  # fmt: skip
     # What the whole recipe reads is said once, under what is known of its texts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ from ingot.artifacts.errors import CorruptError
 from ingot.artifacts.manifest import Action
 from ingot.pipeline.graph import Graph, Leaf, Node
 from ingot.pipeline.outcome import Ending, NodeResult, Outcome
-from ingot.pipeline.report import weights
+from ingot.pipeline.report import blame, weights
 from ingot.pipeline.report.blame import chain, with_steps
 from safetensors import safe_open
 
@@ -171,6 +172,17 @@ def test_alone_a_target_is_measured_end_to_end(samples: ModuleType) -> None:
     measured = [step.delta is not None for step in targets["cpu"].steps]
     assert measured == [True, False, False, True]
     assert all(step.size_bytes is None for step in targets["cpu"].steps)
+
+
+@pytest.mark.parametrize(("stated", "size"), [({"model_files": ["model.onnx"]}, 7), ({}, 12)])
+def test_of_a_model_in_several_formats_the_files_count_that_its_size_is_measured_by(
+    stated: dict[str, object], size: int
+) -> None:
+    files = [
+        SimpleNamespace(path=path, size=n) for path, n in (("model.onnx", 7), ("model.ort", 5), ("x", 9))
+    ]
+    artifact = SimpleNamespace(kind="onnx", facts=stated, record=SimpleNamespace(files=files))
+    assert blame._bytes(artifact) == size
 
 
 def test_a_layer_has_the_mean_output_error_of_its_weights_beside_that_of_plain_rounding(
