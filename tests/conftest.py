@@ -304,7 +304,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-# Tests of these folders start with each other's builds, or take the longest: they come first, the short last.
+# The folder whose files share builds, and the order of the rest: the dearest files first, the cheapest last.
 TOGETHER = "tests/pipeline/cli/"
 FIRST = (TOGETHER, "tests/test_", "tests/pipeline/", "tests/stages/")
 
