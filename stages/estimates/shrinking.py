@@ -40,7 +40,7 @@ def structured(params: Any, work: Work) -> Estimate:
     once = pruned(params, work)
     tokens = 0 if params.calibration is None else params.samples * params.window
     # Measured from 64 to 256 windows of an 8M model: the states of two networks, and what feed-forwards give.
-    held = int((22 if params.refit else 8) * FLOAT32 * tokens * (work.parameters / 100) ** 0.5)
+    held = int((13 if params.refit else 8) * FLOAT32 * tokens * (work.parameters / 100) ** 0.5)
     kept = min(held, params.activation_budget_mb * MB)
     return replace(
         once,

@@ -57,6 +57,9 @@ def finish(run: Run) -> torch.Tensor:
 class Blocks:
     """Runs the layers of one half of a network.
 
+    What a coroutine names while it stops is held for every batch of a text at once. So whoever hands a tensor
+    on to a part of the coroutine lets go of it first.
+
     keep: is given every tensor that is held while the coroutine stops, and gives what to hold in its place.
     """
 
@@ -71,7 +74,9 @@ class Blocks:
         before = self.model.norm_first
         value = self._norm(layer.attention_norm, state) if before else state
         onto = None if layer.attention_post_norm else state
-        update = yield from self._attention(layer.attention, value, value, onto)
+        run = self._attention(layer.attention, value, value, onto)
+        del value, onto
+        update = yield from run
         state = self._add(state, update, layer.attention_post_norm)
         state = state if before else self._norm(layer.attention_norm, state)
         if layer.cross_attention is not None and layer.cross_attention_norm is not None:
@@ -79,10 +84,13 @@ class Blocks:
             update = yield from self._attention(layer.cross_attention, value, memory, state)
             state = self._add(state, update, None)
             state = state if before else self._norm(layer.cross_attention_norm, state)
+        del update
         state = self.keep(state)
         value = self._norm(layer.feed_forward_norm, state) if before else state
         onto = None if layer.feed_forward_post_norm else state
-        update = yield from self._feed_forward(layer.feed_forward, self._cast(value), onto)
+        run = self._feed_forward(layer.feed_forward, self._cast(value), onto)
+        del value, onto
+        update = yield from run
         state = self._add(state, update, layer.feed_forward_post_norm)
         return self.keep(state if before else self._norm(layer.feed_forward_norm, state))
 
@@ -145,8 +153,12 @@ class Blocks:
     ) -> Shown:
         """source: what keys and values are made of; ``value`` itself but for cross-attention."""
         if source is value or source is None:
-            value = yield from self.show(form.inputs, value)
-            return (yield from self._attended(form, value, value, onto))
+            shown = self.show(form.inputs, value)
+            del value, source
+            value = yield from shown
+            run = self._attended(form, value, value, onto)
+            del value, onto
+            return (yield from run)
         value = yield from self.show(form.inputs[:1], value)
         source = yield from self.show(form.inputs[1:], source)
         return (yield from self._attended(form, value, source, onto))
@@ -154,9 +166,11 @@ class Blocks:
     def _attended(
         self, form: Attention, value: torch.Tensor, source: torch.Tensor, onto: torch.Tensor | None
     ) -> Shown:
-        mixed = yield from self._mixed(form, value, source)
+        run = self._mixed(form, value, source)
         del value, source
-        mixed = yield from self.show((form.output,), mixed, onto)
+        shown = self.show((form.output,), (yield from run), onto)
+        del onto
+        mixed = yield from shown
         return (yield from self.through(form.output, mixed))
 
     def _mixed(self, form: Attention, value: torch.Tensor, source: torch.Tensor) -> Shown:
@@ -205,8 +219,11 @@ class Blocks:
     ) -> Shown:
         if isinstance(form, Mixture):
             return (yield from self._mixture(form, value))
-        value = yield from self.show(self._entries(form), value)
-        return (yield from self._through(form, value, onto))
+        shown = self.show(self._entries(form), value)
+        del value
+        run = self._through(form, (yield from shown), onto)
+        del onto
+        return (yield from run)
 
     def _entries(self, form: FeedForward | Mixture) -> tuple[Linear, ...]:
         return () if isinstance(form, Mixture) else form.linears[:-1]
@@ -217,15 +234,17 @@ class Blocks:
         if form.gate_in_up:
             gate, opened = opened.chunk(2, dim=-1)
             active = parts.activate(kind, gate) * opened
+            del gate
         elif form.gate is not None:
             opened = self.keep(opened) if form.gate.first else opened
             gate = yield from self.through(form.gate, value)
             active = parts.activate(kind, gate) * opened
+            del gate
         else:
             active = parts.activate(kind, opened)
-        del value, opened
-        active = yield from self.show((form.down,), active, onto)
-        return (yield from self.through(form.down, active))
+        shown = self.show((form.down,), active, onto)
+        del value, opened, active, onto
+        return (yield from self.through(form.down, (yield from shown)))
 
     def _mixture(self, form: Mixture, value: torch.Tensor) -> Shown:
         """Each expert sees the rows that chose it; a row's results are added in the order of the experts."""

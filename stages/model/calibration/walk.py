@@ -119,7 +119,6 @@ class Walk:
                 # What is held for a later use is in no record: the work goes on from where nothing was.
                 if not uses:
                     journal.save(step.name, *visitor.collect(), [] if last else flat)
-                trim_heaps()
         progress(len(todo), len(todo), "calibrated")
 
     def _steps(self, wanted: Collection[str]) -> Iterator[tuple[Step, bool]]:
@@ -169,6 +168,8 @@ class Walk:
             while True:
                 found = [_advance(stream, step, pool, sent if stream is runs[0] else None) for stream in runs]
                 sent = None
+                # Pieces of what was computed lie between what is held, and would not go back by themselves.
+                trim_heaps()
                 if not isinstance(found[0][0], Seen):
                     return [
                         [advance(step, *pair) for pair in zip(stream, results, strict=True)]
