@@ -49,12 +49,23 @@ class LoraParams(TrainParams):
             raise RecipeError("freeze: low-rank changes train alone", fix="name weights in ignore")
 
 
-def preflight(_params: LoraParams, directories: Mapping[str, Path]) -> None:
-    """Raises InputError for a network that predicts no next token."""
+def preflight(params: LoraParams, directories: Mapping[str, Path]) -> None:
+    """Raises InputError for a network that predicts no next token, RecipeError for patterns of no weight."""
     from ..model.checkpoint import Checkpoint
+    from ..model.named import matching
     from ..train.checks import require_predicting
+    from ..train.names import HEAD, parameter_names
 
-    require_predicting("finetune.lora", Checkpoint.open(directories["model"]))
+    source = Checkpoint.open(directories["model"])
+    require_predicting("finetune.lora", source)
+    names = parameter_names(source)
+    if names is None:
+        return
+    # A head that is tied to the embedding is stored under the other's name alone.
+    names = (*names, f"{HEAD}weight")
+    for key, patterns in (("only", params.only), ("ignore", params.ignore)):
+        for pattern in patterns:
+            matching(names, pattern, f"finetune.{key}")
 
 
 def parameters(_params: LoraParams, source: Checkpoint) -> tuple[str, ...] | None:

@@ -7,6 +7,10 @@ import pytest
 import torch
 from ingot.artifacts.errors import InputError, RecipeError
 from ingot.artifacts.tensors import TensorSource
+from ingot.stages.finetune import lora
+from ingot.stages.finetune.low_rank import _is_map
+from ingot.stages.model.checkpoint import Checkpoint
+from ingot.stages.train.network import Network
 
 STAGE = "finetune.lora"
 LEARN = {"window": 16, "batch_size": 4, "steps": 8, "learning_rate": 2e-2}
@@ -103,3 +107,20 @@ def test_values_that_change_nothing_are_refused(params, message, tiny_checkpoint
 def test_encoders_are_refused(tiny_checkpoint, text_file, run_stage):
     with pytest.raises(InputError, match="predicts no next token"):
         run_stage(STAGE, {"model": tiny_checkpoint("bert")}, training_text=str(text_file))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "t5"])
+def test_patterns_of_no_weight_are_refused_from_headers_and_those_of_the_network_are_not(
+    family, tiny_checkpoint, text_file
+):
+    source = tiny_checkpoint(family)
+    network = Network.load(Checkpoint.open(source)).module
+    names = [f"{name}.weight" for name, module in network.named_modules() if _is_map(module)]
+
+    def plan(**patterns):
+        lora.preflight(lora.LoraParams(training_text=str(text_file), **patterns), {"model": source})
+
+    plan(only=tuple(names), ignore=tuple(names))
+    for key in ("only", "ignore"):
+        with pytest.raises(RecipeError, match=rf"finetune\.{key}: '\*\.nothing' matches no weight"):
+            plan(**{key: ("*.nothing",)})
