@@ -11,7 +11,7 @@ any. A median forgives a run that met a busy machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..artifacts import schema
@@ -104,7 +104,8 @@ class Predictor:
             {name: self._outputs[source] for name, source in node.inputs.items()},
             self._host.cores,
         )
-        stated = _stated(estimate(stage, node.params, work), work.cores)
+        params = _within(node.params, _number(self._source(node), "context"))
+        stated = _stated(estimate(stage, params, work), work.cores)
         alike = likest(self._history().of_stage(node.stage), node, work)
         found = {name: _scaled(name, value, alike, self._host) for name, value in stated.items()}
         output_bytes = round(found["output_bytes"])
@@ -186,6 +187,13 @@ def _scaled(name: str, value: float, actions: tuple[Action, ...], host: Host) ->
 def _text_bytes(path: Path) -> int:
     """The bytes of a text; 0 where there is none."""
     return path.stat().st_size if path.is_file() else 0
+
+
+def _within(params: Any, context: int) -> Any:
+    """Parameters whose window is no longer than the context, as stages cut it; 0: of no known length."""
+    window = getattr(params, "window", None)
+    is_longer = isinstance(window, int) and 0 < context < window
+    return replace(params, window=context) if is_longer else params
 
 
 def _number(facts: Mapping[str, object], name: str) -> int:

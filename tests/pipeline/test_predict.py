@@ -54,6 +54,19 @@ def done(node: Node = QUANTIZE, times: float = 1.0, host: Host = HOST, **facts: 
     return Action("k", node.name, preimage, "o", {**observed, **stated.record(), "host": host.fingerprint()})
 
 
+def test_a_window_beyond_the_context_takes_what_the_context_does() -> None:
+    kind = base.get("quantize.gptq").params
+    found = {
+        window: predict(
+            Node("gptq@a", "quantize.gptq", kind(calibration="text", window=window), {"model": "load"}),
+            context=512,
+        )
+        for window in (256, 512, 100_000)
+    }
+    assert found[256].cpu_seconds < found[512].cpu_seconds
+    assert found[100_000] == found[512]
+
+
 def test_without_a_past_run_the_stage_states_its_own_estimate() -> None:
     found = predict()
     stated = rounding.rounding(QUANTIZE.params, found.work)
