@@ -87,7 +87,7 @@ def _training(options: argparse.Namespace, selection: Path, length: str) -> dict
 
 LENGTHS: Mapping[str, Mapping[str, object]] = {
     "short": {"steps": 5, "evaluate_every": 5, "learning_rate": 1e-4},
-    "long": {"steps": 90, "evaluate_every": 45},
+    "long": {"steps": 80, "evaluate_every": 40},
 }
 # What is cut and trained layer by layer before: windows of calibration, and how often they are gone through.
 CUTS: Mapping[str, Mapping[str, object]] = {
