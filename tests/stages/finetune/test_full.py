@@ -96,12 +96,12 @@ def test_encoders_are_refused_while_planning(tiny_checkpoint):
     from ingot.stages import base
 
     for name in (STAGE, "finetune.lora"):
-        check = base.get(name).preflight
-        check(None, {"model": tiny_checkpoint("t5")})
+        check, params = base.get(name).preflight, base.get(name).params(training_text="text")
+        check(params, {"model": tiny_checkpoint("t5")})
         with pytest.raises(
             InputError, match=f"{name}: bert is of the task encoder, which predicts no next token"
         ):
-            check(None, {"model": tiny_checkpoint("bert")})
+            check(params, {"model": tiny_checkpoint("bert")})
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
