@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ...artifacts.errors import RecipeError, nearest
+from ...artifacts.errors import Interrupted, RecipeError, nearest
 from .streams import colour, never_fail
 
 # name: (module, one line of help). The line stands here so that `ingot --help` imports no command.
@@ -99,10 +99,18 @@ def main(args: list[str] | None = None) -> None:
     except click.exceptions.Exit as ended:
         code = ended.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, a person must be told
+        if isinstance(error, KeyboardInterrupt | Interrupted):
+            _end_in_peace()
         from .errors import report_error
 
         code = report_error(error, as_json="--json" in (sys.argv[1:] if args is None else args))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_in_peace() -> None:
+    """Keeps whoever presses Ctrl-C again from seeing where in its end the process was."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _terminated(_signal: int, _frame: Any) -> None:
