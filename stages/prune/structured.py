@@ -87,7 +87,7 @@ class StructuredParams(ComputeParams, OptionalTextParams):
         minimum=0,
         doc="where refit is and ffn takes features, how often the calibration text is gone through to train "
         "those that stay, layer by layer, towards what all of them gave; twice by default; fitting an 8M "
-        "model left 42 % of what the cut took, 65,000 tokens once leave 24 %, twice 23 %; 0 leaves the "
+        "model left 41 % of what the cut took, 65,000 tokens once leave 24 %, twice 23 %; 0 leaves the "
         "features as they are",
     )
     damp_percent: float = param(
